@@ -1,0 +1,244 @@
+"""The torque-limited pendulum that must swing up below a speed limit.
+
+Minimise the distance to upright subject to `|omega| <= speed_threshold` at every step
+(the constrained pendulum of the safe-exploration study; constants of gymnasium's
+`Pendulum-v1`). With a limit of 6 rad/s a ballistic swing-up, which needs
+`sqrt(6 g / l) = 7.7` rad/s at the bottom, is forbidden: torque must do the rest.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from safex.types import Array, Step
+
+
+class PendulumState(NamedTuple):
+    """Physical state and the counters that end an episode.
+
+    Attributes:
+      theta: `[]` angle from upright [rad], wrapped to [-pi, pi).
+      omega: `[]` angular speed [rad/s].
+      t: `[]` int32 steps taken.
+      stable_steps: `[]` int32 consecutive steps within the angle tolerance.
+    """
+
+    theta: Array
+    omega: Array
+    t: Array
+    stable_steps: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class PendulumConfig:
+    """Task and physics of the pendulum, as written in the YAML.
+
+    Attributes:
+      action_cost: weight of the squared torque in the reward [1/(N m)^2].
+      angle_tolerance: |theta| counted as upright [rad].
+      stability_duration: consecutive upright steps that end the task.
+      max_steps: time limit of an episode [steps].
+      max_speed: physical speed clip of the simulator [rad/s].
+      gravity: gravitational acceleration [m/s^2].
+      mass: mass of the rod [kg].
+      length: length of the rod [m].
+      dt: integration step [s].
+      max_torque: torque at action 1 [N m].
+      process_noise_std: std of the Gaussian speed disturbance per step [rad/s].
+      observation_noise_std: std of the Gaussian noise on each observation.
+    """
+
+    action_cost: float = 0.001
+    angle_tolerance: float = 0.1
+    stability_duration: int = 10
+    max_steps: int = 200
+    max_speed: float = 12.0
+    gravity: float = 10.0
+    mass: float = 1.0
+    length: float = 1.0
+    dt: float = 0.05
+    max_torque: float = 2.0
+    process_noise_std: float = 0.0
+    observation_noise_std: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuses values no pendulum can have.
+
+        Raises:
+          ValueError: names the field, its value and what would be right.
+        """
+        for name in ("mass", "length", "dt", "max_torque", "max_speed"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
+        for name in ("process_noise_std", "observation_noise_std", "action_cost"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
+        for name in ("max_steps", "stability_duration"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
+
+
+class PendulumParams(struct.PyTreeNode):
+    """Everything about the pendulum that may be varied, batched or differentiated.
+
+    Units as in `PendulumConfig`; `speed_threshold` [rad/s] is the limit of the cost.
+    """
+
+    action_cost: Array
+    angle_tolerance: Array
+    stability_duration: Array
+    max_speed: Array
+    gravity: Array
+    mass: Array
+    length: Array
+    dt: Array
+    max_torque: Array
+    process_noise_std: Array
+    observation_noise_std: Array
+    speed_threshold: Array
+
+
+class Pendulum(struct.PyTreeNode):
+    """The constrained pendulum; observation `(cos theta, sin theta, omega)`.
+
+    Attributes:
+      params: physical and task parameters.
+      max_steps: time limit of an episode [steps].
+    """
+
+    params: PendulumParams
+    max_steps: int = struct.field(pytree_node=False, default=200)
+
+    obs_dim = 3
+    action_dim = 1
+    obs_names = ("cos theta", "sin theta", "omega [rad/s]")
+    state_names = ("theta", "omega")
+    limit_name = "|omega|"
+    limit_unit = "rad/s"
+
+    @classmethod
+    def from_config(
+        cls, config: PendulumConfig | None = None, speed_threshold: float = 6.0
+    ) -> "Pendulum":
+        """Builds the system.
+
+        Args:
+          config: physics and task; the defaults when None.
+          speed_threshold: speed limit of the cost [rad/s].
+
+        Raises:
+          ValueError: the limit is not positive.
+        """
+        if not speed_threshold > 0:
+            raise ValueError(f"speed_threshold must be > 0, got {speed_threshold}")
+        fields = dataclasses.asdict(config or PendulumConfig())
+        max_steps = fields.pop("max_steps")
+        params = {name: jnp.asarray(value) for name, value in fields.items()}
+        limit = jnp.asarray(float(speed_threshold))
+        return cls(
+            params=PendulumParams(speed_threshold=limit, **params), max_steps=max_steps
+        )
+
+    def reset(self, key: Array) -> tuple[PendulumState, Array]:
+        """Hangs the pendulum: theta ~ U(pi ± 0.1), omega ~ U(±0.1)."""
+        angle_key, speed_key, noise_key = jax.random.split(key, 3)
+        theta = jnp.pi + jax.random.uniform(angle_key, (), minval=-0.1, maxval=0.1)
+        omega = jax.random.uniform(speed_key, (), minval=-0.1, maxval=0.1)
+        state = self.state_at(theta, omega)
+        return state, self._measure(noise_key, state)
+
+    def state_at(self, theta: Array | float, omega: Array | float) -> PendulumState:
+        """The state of an episode that begins at an angle [rad] and a speed [rad/s]."""
+        zero = jnp.zeros((), jnp.int32)
+        theta = _wrap(jnp.asarray(theta, jnp.float32))
+        return PendulumState(theta, jnp.asarray(omega, jnp.float32), zero, zero)
+
+    def far_state(self, key: Array) -> PendulumState:
+        """A state above the limit: speed_threshold <= |omega| < max_speed."""
+        angle_key, speed_key, sign_key = jax.random.split(key, 3)
+        low, high = self.params.speed_threshold, self.params.max_speed
+        theta = jax.random.uniform(angle_key, (), minval=-jnp.pi, maxval=jnp.pi)
+        speed = jax.random.uniform(speed_key, (), minval=low, maxval=high)
+        return self.state_at(theta, speed * jax.random.rademacher(sign_key, ()))
+
+    def observe(self, state: PendulumState) -> Array:
+        """Noise-free observation `[3]` of a state."""
+        return jnp.stack([jnp.cos(state.theta), jnp.sin(state.theta), state.omega])
+
+    def step(self, key: Array, state: PendulumState, action: Array) -> Step:
+        """Advances one step; noise enters the speed before the speed clip."""
+        p = self.params
+        process_key, noise_key = jax.random.split(key)
+        action = jnp.clip(action, -1.0, 1.0)
+        noise = p.process_noise_std * jax.random.normal(process_key)
+        omega = self._next_speed(jnp.sin(state.theta), state.omega, action) + noise
+        omega = jnp.clip(omega, -p.max_speed, p.max_speed)
+        theta = _wrap(state.theta + omega * p.dt)
+        upright = jnp.abs(theta) < p.angle_tolerance
+        stable_steps = jnp.where(upright, state.stable_steps + 1, 0)
+        next_state = PendulumState(theta, omega, state.t + 1, stable_steps)
+        obs, next_obs = self.observe(state), self.observe(next_state)
+        return Step(
+            state=next_state,
+            obs=self._measure(noise_key, next_state),
+            reward=self.reward(obs, action, next_obs),
+            cost=self.cost(obs, action, next_obs),
+            terminated=stable_steps >= p.stability_duration,
+            truncated=next_state.t >= self.max_steps,
+        )
+
+    def dynamics(self, obs: Array, action: Array) -> Array:
+        """Noise-free next observation `[3]` of `obs` `[3]` under `action` `[1]`."""
+        p = self.params
+        cos, sin, omega = obs[0], obs[1], obs[2]
+        action = jnp.clip(action, -1.0, 1.0)
+        omega = self._next_speed(sin, omega, action)
+        omega = jnp.clip(omega, -p.max_speed, p.max_speed)
+        turn_cos, turn_sin = jnp.cos(omega * p.dt), jnp.sin(omega * p.dt)
+        return jnp.stack(
+            [cos * turn_cos - sin * turn_sin, sin * turn_cos + cos * turn_sin, omega]
+        )
+
+    def reward(self, obs: Array, action: Array, next_obs: Array) -> Array:
+        """`-(theta^2 + 0.1 omega^2 + action_cost u^2)` of the state before the step.
+
+        `u` is the physical torque [N m], for planner and simulator alike.
+        """
+        del next_obs
+        theta = jnp.arctan2(obs[1], obs[0])
+        torque = self.params.max_torque * jnp.clip(action[0], -1.0, 1.0)
+        effort = self.params.action_cost * torque**2
+        return -(theta**2 + 0.1 * obs[2] ** 2 + effort)
+
+    def cost(self, obs: Array, action: Array, next_obs: Array) -> Array:
+        """1 where the next speed is past the limit, else 0."""
+        return (self.margin(obs, action, next_obs) > 0).astype(jnp.float32)
+
+    def margin(self, obs: Array, action: Array, next_obs: Array) -> Array:
+        """Next speed minus the limit [rad/s]; > 0 violates."""
+        del obs, action
+        return jnp.abs(next_obs[2]) - self.params.speed_threshold
+
+    def project(self, obs: Array) -> Array:
+        """Brings `(cos, sin)` back to the unit circle and the speed to its clip."""
+        angle = jnp.arctan2(obs[1], obs[0])
+        speed = jnp.clip(obs[2], -self.params.max_speed, self.params.max_speed)
+        return jnp.stack([jnp.cos(angle), jnp.sin(angle), speed])
+
+    def _next_speed(self, sin: Array, omega: Array, action: Array) -> Array:
+        p = self.params
+        torque = p.max_torque * action[0]
+        pull = 1.5 * p.gravity / p.length * sin
+        return omega + (pull + 3.0 * torque / (p.mass * p.length**2)) * p.dt
+
+    def _measure(self, key: Array, state: PendulumState) -> Array:
+        noise = jax.random.normal(key, (self.obs_dim,))
+        return self.observe(state) + self.params.observation_noise_std * noise
+
+
+def _wrap(angle: Array) -> Array:
+    """Wraps an angle [rad] to [-pi, pi)."""
+    return jnp.mod(angle + jnp.pi, 2.0 * jnp.pi) - jnp.pi

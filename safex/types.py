@@ -1,0 +1,222 @@
+"""The data that flows between components, and the protocols they meet at.
+
+Shape letters, used in every docstring: ``t`` time, ``H`` horizon, ``T`` episode
+length, ``B`` batch, ``E`` ensemble members, ``P`` particles, ``N`` candidate samples,
+``K`` elites, ``D`` observation dimension, ``A`` action dimension.
+"""
+
+from typing import Any, NamedTuple, Protocol
+
+import jax
+
+Array = jax.Array
+PyTree = Any
+Metrics = dict[str, Any]
+
+
+class Transition(NamedTuple):
+    """One step of experience, or a batch of them along leading axes.
+
+    Attributes:
+      obs: `[..., D]` observation before the step.
+      action: `[..., A]` action in the normalised box [-1, 1].
+      reward: `[...]` reward of the step.
+      cost: `[...]` constraint cost of the step.
+      next_obs: `[..., D]` observation after the step, before any reset.
+      terminated: `[...]` bool, the task itself ended.
+      truncated: `[...]` bool, only a time limit ended the episode.
+    """
+
+    obs: Array
+    action: Array
+    reward: Array
+    cost: Array
+    next_obs: Array
+    terminated: Array
+    truncated: Array
+
+
+class Prediction(NamedTuple):
+    """A belief about the next observation, its two uncertainties apart.
+
+    Attributes:
+      mean: `[D]` expected next observation.
+      epistemic_std: `[D]` calibrated std of what the model does not know.
+      aleatoric_std: `[D]` std of the noise the system itself has.
+    """
+
+    mean: Array
+    epistemic_std: Array
+    aleatoric_std: Array
+
+
+class Score(NamedTuple):
+    """What an objective says of one candidate.
+
+    Attributes:
+      value: `[]` to be maximised, mean reward per step.
+      cost: `[]` to be kept within the budget, summed over the horizon.
+      margin: `[]` largest signed distance past the limit over the horizon, in the
+        limit's own unit (> 0 violates). It only breaks ties between equal costs.
+    """
+
+    value: Array
+    cost: Array
+    margin: Array
+
+
+class Plan(NamedTuple):
+    """The outcome of one optimisation.
+
+    Attributes:
+      actions: `[H, A]` the best sequence found.
+      value: `[]` its value.
+      cost: `[]` its predicted cost, pessimistic where the planner is.
+      margin: `[]` its largest predicted signed distance past the limit.
+      feasible: `[]` bool, the predicted cost meets the budget.
+      backup_actions: `[H, A]` the sequence of least predicted cost seen at all, what to
+        fall back to if the plan is not feasible.
+    """
+
+    actions: Array
+    value: Array
+    cost: Array
+    margin: Array
+    feasible: Array
+    backup_actions: Array
+
+
+class Step(NamedTuple):
+    """What `Environment.step` returns.
+
+    Attributes:
+      state: the system's next state.
+      obs: `[D]` observation of it.
+      reward: `[]` reward of the step.
+      cost: `[]` constraint cost of the step.
+      terminated: `[]` bool, the task itself ended.
+      truncated: `[]` bool, only the time limit ended the episode.
+    """
+
+    state: Any
+    obs: Array
+    reward: Array
+    cost: Array
+    terminated: Array
+    truncated: Array
+
+
+class Environment(Protocol):
+    """A pure JAX system: a pytree of its physical parameters with pure methods.
+
+    `reward`, `cost` and `margin` are the only definition of the task, for the simulator
+    and for every planner.
+    """
+
+    obs_dim: int
+    action_dim: int
+    max_steps: int
+
+    def reset(self, key: Array) -> tuple[Any, Array]:
+        """Returns the first state and its observation."""
+        ...
+
+    def step(self, key: Array, state: Any, action: Array) -> Step:
+        """Advances one step under an action in the normalised box."""
+        ...
+
+    def reward(self, obs: Array, action: Array, next_obs: Array) -> Array:
+        """Reward of a transition, `[D], [A], [D] -> []`."""
+        ...
+
+    def cost(self, obs: Array, action: Array, next_obs: Array) -> Array:
+        """Cost of a transition, `[D], [A], [D] -> []`, never negative."""
+        ...
+
+    def margin(self, obs: Array, action: Array, next_obs: Array) -> Array:
+        """Signed distance past the limit (> 0 violates), in the limit's unit."""
+        ...
+
+    def project(self, obs: Array) -> Array:
+        """Nearest observation the system can really produce, `[D] -> [D]`."""
+        ...
+
+    def dynamics(self, obs: Array, action: Array) -> Array:
+        """Noise-free next observation, `[D], [A] -> [D]`."""
+        ...
+
+    def far_state(self, key: Array) -> Any:
+        """A state far from where a safe agent goes, to test extrapolation on."""
+        ...
+
+    def observe(self, state: Any) -> Array:
+        """Noise-free observation of a state."""
+        ...
+
+
+class DynamicsModel(Protocol):
+    """A learned (or known) model of the next observation.
+
+    Difference targets, normalisation and calibration stay inside.
+    """
+
+    def init(self, key: Array) -> PyTree:
+        """Returns the state of a model that has seen nothing."""
+        ...
+
+    def fit(
+        self, key: Array, state: PyTree, data: "Dataset"
+    ) -> tuple[PyTree, Metrics]:
+        """Fits, then calibrates, on all valid rows of `data`."""
+        ...
+
+    def predict(self, state: PyTree, obs: Array, action: Array) -> Prediction:
+        """Predicts one next observation, `[D], [A] -> Prediction`."""
+        ...
+
+    def member(
+        self, state: PyTree, obs: Array, action: Array, index: Array
+    ) -> Prediction:
+        """The same from one member alone; its epistemic std is zero."""
+        ...
+
+    @property
+    def num_members(self) -> int:
+        """How many members `member` can be asked for; 0 where there are none."""
+        ...
+
+
+class Dataset(NamedTuple):
+    """All experience so far, in buffers of a fixed size so that nothing recompiles.
+
+    Attributes:
+      transitions: `[capacity, ...]` buffers; rows from `size` on are padding.
+      size: `[]` int32 count of valid rows.
+    """
+
+    transitions: Transition
+    size: Array
+
+
+class Agent(Protocol):
+    """Something that acts and learns; the loop knows nothing else of it."""
+
+    def init(self, key: Array) -> PyTree:
+        """Returns the state of an agent that has seen nothing."""
+        ...
+
+    def begin_episode(self, state: PyTree) -> PyTree:
+        """Forgets what must not cross an episode boundary (the warm start)."""
+        ...
+
+    def act(
+        self, key: Array, state: PyTree, obs: Array, *, explore: bool
+    ) -> tuple[PyTree, Array, Metrics]:
+        """Chooses an action `[A]` for `obs` `[D]`."""
+        ...
+
+    def update(
+        self, key: Array, state: PyTree, data: Dataset
+    ) -> tuple[PyTree, Metrics]:
+        """Learns from all data so far."""
+        ...
