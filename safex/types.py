@@ -205,7 +205,7 @@ class Agent(Protocol):
         """Returns the state of an agent that has seen nothing."""
         ...
 
-    def begin_episode(self, state: PyTree) -> PyTree:
+    def begin_episode(self, key: Array, state: PyTree) -> PyTree:
         """Forgets what must not cross an episode boundary (the warm start)."""
         ...
 

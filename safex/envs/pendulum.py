@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from safex.types import Array, Step
@@ -136,11 +137,20 @@ class Pendulum(struct.PyTreeNode):
             raise ValueError(f"speed_threshold must be > 0, got {speed_threshold}")
         fields = dataclasses.asdict(config or PendulumConfig())
         max_steps = fields.pop("max_steps")
-        params = {name: jnp.asarray(value) for name, value in fields.items()}
+        # Cast, since a YAML's `mass: 1` would else be an integer that has no gradient.
+        params = {name: jnp.asarray(float(value)) for name, value in fields.items()}
+        params["stability_duration"] = jnp.asarray(fields["stability_duration"])
         limit = jnp.asarray(float(speed_threshold))
         return cls(
             params=PendulumParams(speed_threshold=limit, **params), max_steps=max_steps
         )
+
+    def obs_bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """Lowest and highest observation, `[D]` each; infinite under sensor noise."""
+        high = np.array([1.0, 1.0, self.params.max_speed], np.float32)
+        if self.params.observation_noise_std > 0:
+            high[:] = np.inf
+        return -high, high
 
     def reset(self, key: Array) -> tuple[PendulumState, Array]:
         """Hangs the pendulum: theta ~ U(pi ± 0.1), omega ~ U(±0.1)."""
@@ -159,7 +169,8 @@ class Pendulum(struct.PyTreeNode):
     def far_state(self, key: Array) -> PendulumState:
         """A state above the limit: speed_threshold <= |omega| < max_speed."""
         angle_key, speed_key, sign_key = jax.random.split(key, 3)
-        low, high = self.params.speed_threshold, self.params.max_speed
+        high = self.params.max_speed
+        low = jnp.minimum(self.params.speed_threshold, high)
         theta = jax.random.uniform(angle_key, (), minval=-jnp.pi, maxval=jnp.pi)
         speed = jax.random.uniform(speed_key, (), minval=low, maxval=high)
         return self.state_at(theta, speed * jax.random.rademacher(sign_key, ()))
@@ -224,9 +235,15 @@ class Pendulum(struct.PyTreeNode):
 
     def project(self, obs: Array) -> Array:
         """Brings `(cos, sin)` back to the unit circle and the speed to its clip."""
-        angle = jnp.arctan2(obs[1], obs[0])
+        # Dividing by the length is several times cheaper than a round trip through the
+        # angle, and planners do this at every imagined step. No direction at all counts
+        # as upright, and has a gradient of 0 instead of NaN.
+        squared = obs[0] ** 2 + obs[1] ** 2
+        known = squared > 1e-12
+        scale = jax.lax.rsqrt(jnp.where(known, squared, 1.0))
+        cos, sin = jnp.where(known, scale * obs[:2], jnp.array([1.0, 0.0]))
         speed = jnp.clip(obs[2], -self.params.max_speed, self.params.max_speed)
-        return jnp.stack([jnp.cos(angle), jnp.sin(angle), speed])
+        return jnp.stack([cos, sin, speed])
 
     def _next_speed(self, sin: Array, omega: Array, action: Array) -> Array:
         p = self.params

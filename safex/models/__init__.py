@@ -1,0 +1,1 @@
+"""Dynamics models, one a file, and what they share."""

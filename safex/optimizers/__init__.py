@@ -1,0 +1,1 @@
+"""Optimizers of action sequences, one a file, and what they share."""

@@ -1,0 +1,60 @@
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+UNFINISHED := $(VENV)/.installing
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+
+# $(call ask,EXPRESSION): what $(PYTHON) says of itself, nothing if it is not there.
+ask = $(shell $(PYTHON) -c 'import sys; print($(1))' 2>/dev/null || :)
+version = $(or $(call ask,sys.version.split()[0]),not there)
+refusal = safex needs Python 3.11 or newer, and $(PYTHON) is $(version): \
+  try `make $(or $(MAKECMDGOALS),install) PYTHON=python3.12`
+
+.DEFAULT_GOAL := help
+.PHONY: help install run test test-slow lint format types ci clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(STAMP) ## Install the pinned packages and safex into .venv
+
+run: $(STAMP) ## Swing the pendulum up with a learned model; more options in ARGS="key=value ..."
+	$(BIN)/python experiments/launcher_pendulum.py method=minmax model=bnn $(ARGS)
+
+test: $(STAMP) ## Run the tests
+	$(BIN)/python -m pytest $(ARGS)
+
+test-slow: $(STAMP) ## Run the tests that take minutes
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+lint: $(STAMP) ## Check format and style
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+format: $(STAMP) ## Rewrite the code in the project's format
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+types: $(STAMP) ## Check the types
+	$(BIN)/mypy
+
+ci: ## Check everything in a fresh environment, as CI does
+	@PYTHON="$(PYTHON)" bash .ci/run
+
+clean: ## Remove .venv, caches and build outputs (never results)
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	find safex experiments benchmarks tests -name __pycache__ -prune -exec rm -rf {} +
+
+# The stamp is written last; an environment whose first installation was cut short is
+# made afresh, one that this file did not make is never removed.
+$(STAMP): requirements.txt pyproject.toml
+	$(if $(filter True,$(call ask,sys.hexversion >= 0x30b0000)),,$(error $(refusal)))
+	@echo "Installing the pinned packages into $(VENV) (once, about two minutes) ..."
+	@if [ -e $(UNFINISHED) ]; then rm -rf $(VENV); fi
+	@if [ ! -e $(VENV) ]; then mkdir -p $(VENV) && touch $(UNFINISHED) && $(PYTHON) -m venv $(VENV); fi
+	@$(PIP) -qq install -r requirements.txt
+	@$(PIP) -qq install --no-deps --no-build-isolation -e .
+	@rm -f $(UNFINISHED) && touch $@

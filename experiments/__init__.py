@@ -1,0 +1,1 @@
+"""Launchers and the tools that read what they wrote."""

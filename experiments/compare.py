@@ -1,0 +1,434 @@
+"""Compares finished runs: one table and one figure, violations first.
+
+    python experiments/compare.py DIR DIR ... [--labels a b] [--out FOLDER] [--level L]
+
+Each DIR is a folder with a `summary.json`, or the parent of such folders, of which the
+latest is taken. Every run is a row; runs of one and the same experiment that are given
+the same label are pooled into one. Writes `comparison.csv`, `comparison.md` and the
+figure as `comparison.png` and `comparison.pdf`.
+"""
+
+import argparse
+import csv
+import dataclasses
+import json
+import math
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from safex.training.statistics import Estimate
+
+SAME_EXPERIMENT = ("env", "method", "model", "episodes", "random_steps", "limit")
+MISSING = "-"
+
+
+class Metric(NamedTuple):
+    """One compared quantity.
+
+    Attributes:
+      name: its column in the csv file.
+      keys: where it stands in a seed's entry of `summary.json`.
+      title: its heading; `{unit}` is the unit of the limit.
+      worst: which extreme is the bad one.
+      decimals: digits shown after the point.
+      worst_only: the mean says little, so the tables show the worst seed alone.
+      shown: in the tables and the figure; else in the csv file only.
+    """
+
+    name: str
+    keys: tuple[str, ...]
+    title: str
+    worst: Literal["min", "max"]
+    decimals: int
+    worst_only: bool = False
+    shown: bool = True
+
+
+METRICS = (
+    Metric(
+        "training_violating_steps",
+        ("training_violating_steps",),
+        "training violations [steps]",
+        "max",
+        1,
+    ),
+    Metric("worst_excess", ("worst_excess",), "worst excess [{unit}]", "max", 3, True),
+    Metric("final_return", ("final_return",), "final return", "min", 1),
+    Metric("infeasible_plans", ("infeasible_plans",), "infeasible plans", "max", 1),
+    Metric(
+        "prequential_coverage_2",
+        ("coverage", "prequential", "2"),
+        "prequential coverage at 2",
+        "min",
+        3,
+    ),
+    # Before any plan, so no merit of the method; for whoever reads the csv.
+    Metric(
+        "random_violating_steps",
+        ("random_violating_steps",),
+        "random-phase violations [steps]",
+        "max",
+        1,
+        shown=False,
+    ),
+)
+
+
+class CompareError(Exception):
+    """What the user gave cannot be compared; the message says what to change."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One results folder.
+
+    Attributes:
+      path: its `summary.json`.
+      summary: what stands in it.
+      values: per metric name one value per seed, None where a seed has none.
+    """
+
+    path: Path
+    summary: Mapping[str, Any]
+    values: Mapping[str, tuple[float | None, ...]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One line of the table: a run, or several runs of one experiment.
+
+    Attributes:
+      label: its name.
+      runs: the runs pooled in it.
+      num_seeds: of all its runs.
+      estimates: per metric name, None where a seed lacks the quantity.
+    """
+
+    label: str
+    runs: tuple[Run, ...]
+    num_seeds: int
+    estimates: Mapping[str, "Estimate | None"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns 0, or 2 after a one-line error."""
+    args = _parse(argv)
+    try:
+        if not 0.0 < args.level < 1.0:
+            raise CompareError(f"--level must be in (0, 1), got {args.level:g}")
+        runs = [_read(_find(folder)) for folder in args.folders]
+        _check_comparable(runs)
+        rows = _rows(runs, _labels(runs, args.labels), args.level)
+        _write(rows, args.out, args.level)
+    except (CompareError, OSError) as error:
+        print(f"compare: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    assert __doc__ is not None
+    parser = argparse.ArgumentParser(
+        prog="compare",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folders", nargs="+", type=Path, metavar="DIR")
+    parser.add_argument(
+        "--labels",
+        nargs="+",
+        metavar="LABEL",
+        help="one name per DIR; a name given twice pools the seeds of both",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("comparison"),
+        metavar="FOLDER",
+        help="where the files go (default: ./comparison)",
+    )
+    parser.add_argument(
+        "--level",
+        type=float,
+        default=0.95,
+        help="nominal coverage of the bootstrap intervals (default: 0.95)",
+    )
+    return parser.parse_args(argv)
+
+
+def _find(folder: Path) -> Path:
+    """The summary in `folder`, or the latest one a level below it."""
+    if not folder.is_dir():
+        raise CompareError(f"{folder} is not a folder")
+    own = folder / "summary.json"
+    if own.is_file():
+        return own
+    below = list(folder.glob("*/summary.json"))
+    if not below:
+        raise CompareError(f"no summary.json in {folder} nor one level below it")
+    latest = max(below, key=lambda path: (path.stat().st_mtime_ns, path))
+    if len(below) > 1:
+        print(
+            f"compare: {folder} holds {len(below)} runs, taking the latest, "
+            f"{latest.parent.name}",
+            file=sys.stderr,
+        )
+    return latest
+
+
+def _read(path: Path) -> Run:
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CompareError(f"{path} is not JSON: {error}") from error
+    for key in (*SAME_EXPERIMENT, "num_seeds", "seeds"):
+        _get(path, summary, (key,))
+    _get(path, summary, ("limit", "unit"))
+    if _number(path, summary, ("limit", "value")) is None:
+        raise CompareError(f"{path}: limit.value must be a number, got null")
+    seeds = summary["seeds"]
+    if not isinstance(seeds, list) or not seeds or len(seeds) != summary["num_seeds"]:
+        count = len(seeds) if isinstance(seeds, list) else seeds
+        raise CompareError(
+            f"{path}: num_seeds is {summary['num_seeds']}, seeds holds {count}"
+        )
+    for s in range(len(seeds)):
+        _get(path, summary, ("seeds", s, "seed"))
+    values = {
+        metric.name: tuple(
+            _number(path, summary, ("seeds", s, *metric.keys))
+            for s in range(len(seeds))
+        )
+        for metric in METRICS
+    }
+    return Run(path, summary, values)
+
+
+def _get(path: Path, summary: Any, keys: tuple[str | int, ...]) -> Any:
+    value = summary
+    for depth, key in enumerate(keys):
+        # A whole section that is null stands for every quantity in it.
+        if value is None and depth > 2:
+            return None
+        try:
+            value = value[key]
+        except (KeyError, IndexError, TypeError):
+            raise CompareError(f"{path} has no key {_dotted(keys)}") from None
+    return value
+
+
+def _number(path: Path, summary: Any, keys: tuple[str | int, ...]) -> float | None:
+    value = _get(path, summary, keys)
+    if value is None:
+        return None
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise CompareError(f"{path}: {_dotted(keys)} must be a number, got {value!r}")
+    return float(value)
+
+
+def _dotted(keys: Sequence[str | int]) -> str:
+    return ".".join(str(key) for key in keys)
+
+
+def _check_comparable(runs: Sequence[Run]) -> None:
+    environments: dict[str, Path] = {}
+    for run in runs:
+        environments.setdefault(str(run.summary["env"]), run.path.parent)
+    if len(environments) > 1:
+        found = ", ".join(f"{env} in {path}" for env, path in environments.items())
+        raise CompareError(f"runs of different environments: {found}")
+    limits = {f"{run.summary['limit']['value']:g}" for run in runs}
+    if len(limits) > 1:
+        print(
+            f"compare: the runs have different limits: {', '.join(sorted(limits))}",
+            file=sys.stderr,
+        )
+
+
+def _labels(runs: Sequence[Run], given: Sequence[str] | None) -> list[str]:
+    """The given labels, or method and model, made unique by the folder's name."""
+    if given is not None:
+        if len(given) != len(runs):
+            raise CompareError(f"{len(given)} labels for {len(runs)} folders")
+        return list(given)
+    labels = [f"{run.summary['method']} {run.summary['model']}" for run in runs]
+    for name in ("folder", "path"):
+        counts = Counter(labels)
+        for i, run in enumerate(runs):
+            if counts[labels[i]] > 1:
+                folder = run.path.parent.resolve()
+                suffix = folder.name if name == "folder" else str(folder)
+                labels[i] = f"{labels[i]} ({suffix})"
+    return labels
+
+
+def _rows(runs: Sequence[Run], labels: Sequence[str], level: float) -> list[Row]:
+    groups: dict[str, list[Run]] = {}
+    for run, label in zip(runs, labels, strict=True):
+        groups.setdefault(label, []).append(run)
+    for label, group in groups.items():
+        _check_poolable(label, group)
+    return [_row(label, tuple(group), level) for label, group in groups.items()]
+
+
+def _check_poolable(label: str, group: Sequence[Run]) -> None:
+    first = group[0]
+    for run in group[1:]:
+        for key in SAME_EXPERIMENT:
+            here, there = run.summary[key], first.summary[key]
+            if here != there:
+                raise CompareError(
+                    f"label {label!r} pools different experiments: {key} is {there} in "
+                    f"{first.path.parent}, {here} in {run.path.parent}"
+                )
+    counts = Counter(entry["seed"] for run in group for entry in run.summary["seeds"])
+    twice = sorted(str(seed) for seed, count in counts.items() if count > 1)
+    if twice:
+        raise CompareError(f"label {label!r} counts seed {', '.join(twice)} twice")
+
+
+def _row(label: str, group: tuple[Run, ...], level: float) -> Row:
+    from safex.training.statistics import estimate  # noqa: PLC0415, after --help
+
+    estimates: dict[str, Estimate | None] = {}
+    num_seeds = 0
+    for metric in METRICS:
+        values = [value for run in group for value in run.values[metric.name]]
+        known = [value for value in values if value is not None]
+        num_seeds = len(values)
+        # A mean over some seeds only would look like one over all.
+        complete = len(known) == num_seeds
+        estimates[metric.name] = (
+            estimate(known, worst=metric.worst, level=level) if complete else None
+        )
+    return Row(label, group, num_seeds, estimates)
+
+
+def _write(rows: Sequence[Row], out: Path, level: float) -> None:
+    from rich.console import Console  # noqa: PLC0415, after --help
+    from rich.measure import Measurement  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    from safex.training.plots import plot_comparison  # noqa: PLC0415
+
+    unit = rows[0].runs[0].summary["limit"]["unit"]
+    env = rows[0].runs[0].summary["env"]
+    titles = {
+        metric: metric.title.format(unit=unit) for metric in METRICS if metric.shown
+    }
+    caption = (
+        f"Interquartile mean over seeds [{100 * level:g}% stratified bootstrap "
+        "interval] and the worst seed."
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    _write_csv(out / "comparison.csv", rows)
+    text = f"# {env}\n\n{_markdown(rows, titles)}\n\n{caption}\n"
+    (out / "comparison.md").write_text(text, encoding="utf-8")
+    panels = {
+        row.label: {
+            _broken(title): row.estimates[metric.name]
+            for metric, title in titles.items()
+        }
+        for row in rows
+    }
+    for ending in ("png", "pdf"):
+        plot_comparison(out / f"comparison.{ending}", panels)
+
+    table = Table(title=Text(env), caption=Text(caption), show_lines=True)
+    table.add_column("experiment", no_wrap=True)
+    for title in (*titles.values(), "seeds"):
+        heading = Text(title.replace(" ", "\n"))
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        cells = [_stacked(row.estimates[metric.name], metric) for metric in titles]
+        # Text, or rich reads an interval in brackets as markup.
+        table.add_row(*(Text(c) for c in (row.label, *cells, str(row.num_seeds))))
+    console = Console()
+    # Lines that a narrow terminal wraps are better than numbers cut short.
+    options = console.options.update(width=10_000)
+    width = Measurement.get(console, options, table).maximum
+    console.width = max(console.width, width)
+    console.print(table)
+    console.print(Text(f"written to {out}"))
+
+
+def _parts(estimate: "Estimate", metric: Metric) -> tuple[str, str, str]:
+    """The mean, its interval and the worst seed, as text."""
+
+    def text(value: float) -> str:
+        return f"{value:.{metric.decimals}f}".removesuffix(".0")
+
+    interval = f"[{text(estimate.low)}, {text(estimate.high)}]"
+    if math.isnan(estimate.low):
+        interval = f"[{MISSING}]"  # one seed has no interval
+    return text(estimate.iqm), interval, text(estimate.worst)
+
+
+def _stacked(estimate: "Estimate | None", metric: Metric) -> str:
+    """A cell of the printed table, in lines so that the table stays narrow."""
+    if estimate is None:
+        return MISSING
+    mean, interval, worst = _parts(estimate, metric)
+    return worst if metric.worst_only else f"{mean}\n{interval}\nworst {worst}"
+
+
+def _markdown(rows: Sequence[Row], titles: Mapping[Metric, str]) -> str:
+    head = ["experiment"]
+    for metric, title in titles.items():
+        head += [title] if metric.worst_only else [title, "worst seed"]
+    head.append("seeds")
+    lines = [head, ["---", *["---:"] * (len(head) - 1)]]
+    for row in rows:
+        line = [row.label]
+        for metric in titles:
+            estimate = row.estimates[metric.name]
+            cells = [MISSING, MISSING]
+            if estimate is not None:
+                mean, interval, worst = _parts(estimate, metric)
+                cells = [f"{mean} {interval}", worst]
+            line += cells[1:] if metric.worst_only else cells
+        lines.append([*line, str(row.num_seeds)])
+    return "\n".join(
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |"
+        for line in lines
+    )
+
+
+def _broken(title: str) -> str:
+    """Breaks a heading over two lines for a narrow panel."""
+    words = title.split(" ")
+    half = (len(words) + 1) // 2
+    return " ".join(words[:half]) + "\n" + " ".join(words[half:])
+
+
+def _write_csv(path: Path, rows: Sequence[Row]) -> None:
+    """One line per row; a quantity that is missing is an empty field."""
+    head = ["label", "env", "method", "model", "episodes", "limit", "num_seeds"]
+    for metric in METRICS:
+        head += [f"{metric.name}_{part}" for part in ("iqm", "low", "high", "worst")]
+    head += ["revisions", "folders"]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(head)
+        for row in rows:
+            first = row.runs[0].summary
+            line: list[Any] = [row.label]
+            line += [first[key] for key in ("env", "method", "model", "episodes")]
+            line += [first["limit"]["value"], row.num_seeds]
+            for metric in METRICS:
+                found = row.estimates[metric.name]
+                parts = (math.nan,) * 4 if found is None else found[:4]
+                line += ["" if math.isnan(part) else part for part in parts]
+            revisions = {str(run.summary.get("revision", "")): None for run in row.runs}
+            line.append(" ".join(revisions))
+            line.append(" ".join(str(run.path.parent) for run in row.runs))
+            writer.writerow(line)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,168 @@
+"""Model-predictive control: fit a model once an episode, plan at every step.
+
+One agent for all planners. What tells CEM, SafeCEM, PesTraj, MinMax and OptMinMax apart
+is the planner that poses the problem and the optimizer that solves it, both passed in.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from safex.agents.planners import Planner, Situation
+from safex.schedules import ScheduleConfig
+from safex.types import Array, Dataset, DynamicsModel, Environment, Metrics, PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class MPCConfig:
+    """Confidence widths of the planner.
+
+    Attributes:
+      beta: confidence width, one number or one per observation dimension: the model
+        claims that the truth lies within `beta` calibrated epistemic stds.
+      pes_alpha: the adversary's multiple of `beta` stds, before its schedule.
+      opt_alpha: the optimistic agent's multiple of `beta` stds, before its schedule.
+      pes_schedule: how `pes_alpha` changes over episodes.
+      opt_schedule: how `opt_alpha` changes over episodes.
+    """
+
+    beta: tuple[float, ...] = (1.0,)
+    pes_alpha: float = 2.0
+    opt_alpha: float = 1.0
+    pes_schedule: ScheduleConfig = ScheduleConfig()
+    opt_schedule: ScheduleConfig = ScheduleConfig()
+
+    def __post_init__(self) -> None:
+        """Refuses negative widths.
+
+        Raises:
+          ValueError: names the field, its value and what would be right.
+        """
+        if not self.beta or min(self.beta) < 0:
+            raise ValueError(f"beta must be >= 0, got {self.beta}")
+        for name in ("pes_alpha", "opt_alpha"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
+
+
+class MPCState(NamedTuple):
+    """All that changes.
+
+    Attributes:
+      model_state: of the dynamics model.
+      optimizer_state: warm start of the next decision.
+      pessimism: `[]` pes_alpha of this episode.
+      optimism: `[]` opt_alpha of this episode.
+      episode: `[]` int32 episodes learned from, 0 before the first fit.
+    """
+
+    model_state: PyTree
+    optimizer_state: PyTree
+    pessimism: Array
+    optimism: Array
+    episode: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class MPCAgent:
+    """Plans with a learned model, acts with the first action, learns once an episode.
+
+    Attributes:
+      env: reward, cost, and which observations are possible; never its dynamics.
+      model: dynamics model.
+      planner: poses the problem of one decision.
+      optimizer: solves it.
+      config: confidence widths.
+    """
+
+    env: Environment
+    model: DynamicsModel
+    planner: Planner
+    optimizer: Any
+    config: MPCConfig = MPCConfig()
+
+    @property
+    def beta(self) -> Array:
+        """`[D]` confidence width of each observation dimension."""
+        return jnp.broadcast_to(jnp.asarray(self.config.beta), (self.env.obs_dim,))
+
+    def init(self, key: Array) -> MPCState:
+        """An agent that has seen nothing."""
+        model_key, optimizer_key = jax.random.split(key)
+        episode = jnp.zeros((), jnp.int32)
+        pessimism, optimism = self._widths(episode)
+        return MPCState(
+            model_state=self.model.init(model_key),
+            optimizer_state=self.optimizer.init(optimizer_key),
+            pessimism=pessimism,
+            optimism=optimism,
+            episode=episode,
+        )
+
+    def begin_episode(self, key: Array, state: MPCState) -> MPCState:
+        """Drops the warm start: it belongs to the end of another episode."""
+        return state._replace(optimizer_state=self.optimizer.init(key))
+
+    def act(
+        self, key: Array, state: MPCState, obs: Array, *, explore: bool = True
+    ) -> tuple[MPCState, Array, Metrics]:
+        """Plans from `obs` `[D]` and returns the first action `[A]`.
+
+        Without a feasible plan the backup acts: the candidate of least predicted cost.
+
+        Returns:
+          next state, action, and `plan/*` (value, cost, margin, feasible, backup) with
+          `prediction/*`, the calibrated belief about the next observation.
+        """
+        del explore  # planning explores through its own optimism
+        problem_key, search_key = jax.random.split(key)
+        situation = Situation(
+            obs,
+            state.model_state,
+            state.pessimism * self.beta,
+            state.optimism * self.beta,
+        )
+        problem = self.planner.problem(problem_key, self.env, self.model, situation)
+        warm = self.optimizer.shift(state.optimizer_state)
+        optimizer_state, plan, info = self.optimizer.optimize(search_key, warm, problem)
+        decision = jnp.where(plan.feasible, plan.actions, plan.backup_actions)
+        action = self.planner.actions(decision)[0]
+        belief = self.model.predict(state.model_state, obs, action)
+        metrics = {
+            "plan/value": plan.value,
+            "plan/cost": plan.cost,
+            "plan/margin": plan.margin,
+            "plan/feasible": plan.feasible,
+            "plan/backup": ~plan.feasible,
+            "prediction/mean": belief.mean,
+            "prediction/epistemic_std": belief.epistemic_std,
+            "prediction/aleatoric_std": belief.aleatoric_std,
+            "search": info,
+        }
+        return state._replace(optimizer_state=optimizer_state), action, metrics
+
+    def update(
+        self, key: Array, state: MPCState, data: Dataset
+    ) -> tuple[MPCState, Metrics]:
+        """Fits and calibrates the model, then moves pessimism and optimism on."""
+        model_state, metrics = self.model.fit(key, state.model_state, data)
+        episode = state.episode + 1
+        pessimism, optimism = self._widths(episode)
+        metrics = {f"model/{name}": value for name, value in metrics.items()}
+        metrics |= {"agent/pessimism": pessimism, "agent/optimism": optimism}
+        state = state._replace(
+            model_state=model_state,
+            pessimism=pessimism,
+            optimism=optimism,
+            episode=episode,
+        )
+        return state, metrics
+
+    def _widths(self, episode: Array) -> tuple[Array, Array]:
+        config = self.config
+        return (
+            config.pes_schedule.value(config.pes_alpha, episode),
+            config.opt_schedule.value(config.opt_alpha, episode),
+        )

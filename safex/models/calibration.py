@@ -1,0 +1,212 @@
+"""Scales that make a model's epistemic std mean what it says.
+
+All of them return one factor per output dimension, applied to the epistemic std alone;
+the aleatoric std is trained by likelihood and left as it is. The band that a factor
+`s` describes is `mean ± z sqrt((s epistemic)^2 + aleatoric^2)`.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from safex.types import Array, Prediction
+
+METHODS = ("none", "kuleshov", "conformal")
+# Widths, in calibrated standard deviations, at which coverage is reported everywhere.
+COVERAGE_LEVELS = (1.0, 2.0, 3.0)
+# Guards the division by an epistemic std of exactly zero; far below any real error.
+_MIN_STD = 1e-8
+
+
+@dataclasses.dataclass(frozen=True)
+class CalibrationConfig:
+    """How the epistemic std is rescaled after each fit.
+
+    Attributes:
+      method: `none`, `kuleshov` (match the predicted CDF) or `conformal` (meet a
+        target coverage).
+      target_coverage: share of errors that the conformal band must hold, two-sided.
+      min_scale: smallest scale allowed; 1 means that calibration may only widen.
+      max_scale: largest scale allowed.
+      num_calibration_ps: CDF levels matched by `kuleshov`.
+      num_test_alphas: candidate scales tried by `kuleshov`, evenly in (0, max_scale].
+      prequential: also calibrate on each new episode before it is learned, and take
+        the larger scale. A held-out part of old data says nothing of where the agent
+        goes next; the last episode's surprises do.
+    """
+
+    method: str = "conformal"
+    target_coverage: float = 0.95
+    min_scale: float = 1.0
+    max_scale: float = 10.0
+    num_calibration_ps: int = 20
+    num_test_alphas: int = 100
+    prequential: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuses impossible settings.
+
+        Raises:
+          ValueError: names the field, its value and what would be right.
+        """
+        if self.method not in METHODS:
+            raise ValueError(f"method must be one of {METHODS}, got {self.method!r}")
+        if not 0.0 < self.target_coverage < 1.0:
+            raise ValueError(
+                f"target_coverage must lie in (0, 1), got {self.target_coverage}"
+            )
+        if not 0.0 <= self.min_scale <= self.max_scale:
+            raise ValueError(
+                "min_scale must lie in [0, max_scale], got "
+                f"{self.min_scale} with max_scale {self.max_scale}"
+            )
+        for name in ("num_calibration_ps", "num_test_alphas"):
+            if getattr(self, name) < 2:
+                raise ValueError(f"{name} must be >= 2, got {getattr(self, name)}")
+
+    def fit(self, error: Array, prediction: Prediction, mask: Array) -> Array:
+        """The scale `[D]` for held-out errors.
+
+        Args:
+          error: `[B, D]` observed minus predicted mean.
+          prediction: `[B, D]` leaves, epistemic std not yet scaled.
+          mask: `[B]` bool, rows that count. Without any the scale is `min_scale` or 1,
+            whichever is larger.
+        """
+        epistemic, aleatoric = prediction.epistemic_std, prediction.aleatoric_std
+        if self.method == "none":
+            return jnp.ones(error.shape[-1])
+        if self.method == "kuleshov":
+            candidates = jnp.linspace(0.0, self.max_scale, self.num_test_alphas + 1)[1:]
+            scale = kuleshov_scale(
+                error, epistemic, aleatoric, mask, candidates, self.num_calibration_ps
+            )
+        else:
+            scale = conformal_scale(
+                error, epistemic, aleatoric, mask, self.target_coverage
+            )
+        scale = jnp.where(mask.any(), scale, 1.0)
+        return jnp.clip(scale, self.min_scale, self.max_scale)
+
+
+def kuleshov_scale(
+    error: Array,
+    epistemic_std: Array,
+    aleatoric_std: Array,
+    mask: Array,
+    candidates: Array,
+    num_levels: int,
+) -> Array:
+    """Scale whose predicted CDF matches the observed one best.
+
+    For levels `p_k = k / K` minimises `mean_k (share of Phi(z) <= p_k  -  p_k)^2`
+    (Kuleshov et al. 2018, arXiv 1807.00263, with one scale instead of an isotonic map).
+    Ties pick the larger scale.
+
+    Args:
+      error: `[B, D]` observed minus predicted mean.
+      epistemic_std: `[B, D]` unscaled.
+      aleatoric_std: `[B, D]`.
+      mask: `[B]` bool, rows that count.
+      candidates: `[S]` scales to try, ascending.
+      num_levels: K.
+
+    Returns:
+      `[D]` scale per output dimension.
+    """
+    levels = jnp.arange(1, num_levels + 1) / num_levels
+    weight = mask / jnp.maximum(mask.sum(), 1)
+
+    def mismatch(scale: Array) -> Array:
+        std = jnp.sqrt((scale * epistemic_std) ** 2 + aleatoric_std**2)
+        p = jax.scipy.stats.norm.cdf(error / jnp.maximum(std, _MIN_STD))
+        below = p[None] <= levels[:, None, None]
+        observed = jnp.einsum("b,kbd->kd", weight, below.astype(jnp.float32))
+        return jnp.mean((observed - levels[:, None]) ** 2, axis=0)
+
+    descending = candidates[::-1]
+    return descending[jnp.argmin(jax.lax.map(mismatch, descending), axis=0)]
+
+
+def conformal_scale(
+    error: Array,
+    epistemic_std: Array,
+    aleatoric_std: Array,
+    mask: Array,
+    target_coverage: float,
+) -> Array:
+    """Smallest scale whose band holds the target share of errors.
+
+    A row is inside `± z sqrt((s e)^2 + a^2)` from `s_i = sqrt(max(0, (|err|/z)^2 - a^2))
+    / e` on, so the answer is a quantile of `s_i`: the `ceil((n + 1) target)`-th smallest
+    (split conformal prediction, Lei et al. 2018, Sec. 2.2), the largest when n is too
+    small for the target. `z` is the Gaussian quantile of the target, so that a scale of
+    1 is right for a model that is Gaussian and already calibrated.
+
+    Args:
+      error: `[B, D]` observed minus predicted mean.
+      epistemic_std: `[B, D]` unscaled.
+      aleatoric_std: `[B, D]`.
+      mask: `[B]` bool, rows that count.
+      target_coverage: two-sided coverage in (0, 1).
+
+    Returns:
+      `[D]` scale per output dimension.
+    """
+    z = jax.scipy.stats.norm.ppf(0.5 + 0.5 * target_coverage)
+    unexplained = jnp.maximum((error / z) ** 2 - aleatoric_std**2, 0.0)
+    needed = jnp.sqrt(unexplained) / jnp.maximum(epistemic_std, _MIN_STD)
+    ascending = jnp.sort(jnp.where(mask[:, None], needed, jnp.inf), axis=0)
+    count = mask.sum()
+    rank = jnp.ceil((count + 1) * target_coverage).astype(jnp.int32)
+    return ascending[jnp.clip(rank, 1, jnp.maximum(count, 1)) - 1]
+
+
+class Coverage(NamedTuple):
+    """Counts of errors inside the band, so that episodes can be added up.
+
+    Attributes:
+      inside: `[levels]` errors within each of `COVERAGE_LEVELS`, over rows and
+        dimensions.
+      total: errors looked at.
+    """
+
+    inside: np.ndarray
+    total: int
+
+    def __add__(self, other: object) -> "Coverage":
+        """Pools two counts."""
+        if not isinstance(other, Coverage):
+            return NotImplemented
+        return Coverage(self.inside + other.inside, self.total + other.total)
+
+    def shares(self) -> dict[str, float | None]:
+        """Share inside at each level, by the level's name; None where nothing counts."""
+        return {
+            f"{level:g}": float(count / self.total) if self.total else None
+            for level, count in zip(COVERAGE_LEVELS, self.inside, strict=True)
+        }
+
+
+def coverage(
+    next_obs: np.ndarray, prediction: Prediction, beta: np.ndarray, mask: np.ndarray
+) -> Coverage:
+    """Counts how many observations fell inside the 1, 2 and 3 beta-sigma bands.
+
+    Sigma is the total calibrated std, `sqrt((beta epistemic)^2 + aleatoric^2)`.
+
+    Args:
+      next_obs: `[B, D]` what happened.
+      prediction: `[B, D]` leaves, calibrated.
+      beta: `[D]` or scalar confidence width.
+      mask: `[B]` bool, rows that count.
+    """
+    error = np.abs(np.asarray(next_obs) - np.asarray(prediction.mean))
+    epistemic = np.asarray(beta) * np.asarray(prediction.epistemic_std)
+    sigma = np.sqrt(epistemic**2 + np.asarray(prediction.aleatoric_std) ** 2)
+    keep = np.asarray(mask, bool)
+    inside = [int((error <= level * sigma)[keep].sum()) for level in COVERAGE_LEVELS]
+    return Coverage(np.asarray(inside), int(keep.sum()) * error.shape[-1])

@@ -1,0 +1,475 @@
+"""Deep ensembles, deterministic and probabilistic (Lakshminarayanan et al. 2017;
+as dynamics models: Chua et al. 2018, arXiv 1805.12114).
+
+Members are MLPs on normalised `(obs, action)` that predict the normalised difference
+`next_obs - obs`. Epistemic std is the spread of the member means; aleatoric std is the
+mean of the member stds.
+"""
+
+import dataclasses
+from functools import partial
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from safex.models.calibration import CalibrationConfig
+from safex.models.normalizer import Normalizer, fit_normalizer, identity_normalizer
+from safex.types import Array, Dataset, Metrics, Prediction, PyTree
+
+# Consecutive steps that go to the same side of a split. Neighbours in time are nearly
+# copies of each other; splitting them apart would leak the training set.
+_BLOCK = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class EnsembleConfig:
+    """Architecture and training of an ensemble.
+
+    Attributes:
+      features: widths of the hidden layers.
+      num_ensembles: E, number of members.
+      output_stds: fixed noise std of a deterministic ensemble, in the unit of each
+        output; one number or one per output.
+      min_std: smallest learned noise std of a probabilistic ensemble, in units of the
+        std of the targets.
+      num_training_steps: most minibatch steps per fit.
+      batch_size: rows per minibatch and member.
+      lr_rate: peak learning rate of AdamW, decayed to 5 % over the fit by a cosine.
+      weight_decay: decoupled weight decay of AdamW.
+      train_share: share of the data that is trained on; half of the rest stops early
+        and calibrates, the other half measures coverage.
+      eval_frequency: steps between held-out evaluations.
+      eval_batch_size: most held-out rows used to evaluate and to calibrate.
+      patience: evaluations without improvement that end a fit; 0 never ends it early.
+      return_best_model: keep the parameters of the best held-out likelihood instead of
+        the last ones.
+      prior_scale: scale of a fixed random function added to each member, in units of
+        the std of the targets (randomised priors, Osband et al. 2018,
+        arXiv 1806.03335). It keeps members apart where there is no data; 0 is off.
+    """
+
+    features: tuple[int, ...] = (64, 64)
+    num_ensembles: int = 5
+    output_stds: tuple[float, ...] = (1e-2,)
+    min_std: float = 1e-3
+    num_training_steps: int = 1000
+    batch_size: int = 64
+    lr_rate: float = 1e-3
+    weight_decay: float = 1e-4
+    train_share: float = 0.8
+    eval_frequency: int = 100
+    eval_batch_size: int = 512
+    patience: int = 5
+    return_best_model: bool = True
+    prior_scale: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuses impossible settings.
+
+        Raises:
+          ValueError: names the field, its value and what would be right.
+        """
+        if not self.features or min(self.features) < 1:
+            raise ValueError(f"features must be positive widths, got {self.features}")
+        if self.num_ensembles < 2:
+            raise ValueError(
+                "num_ensembles must be >= 2, a single member has no epistemic std; "
+                f"got {self.num_ensembles}"
+            )
+        if not self.output_stds or min(self.output_stds) <= 0:
+            raise ValueError(f"output_stds must be > 0, got {self.output_stds}")
+        if not 0.0 < self.train_share < 1.0:
+            raise ValueError(f"train_share must lie in (0, 1), got {self.train_share}")
+        for name in (
+            "num_training_steps",
+            "batch_size",
+            "eval_frequency",
+            "eval_batch_size",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
+        for name in ("lr_rate", "min_std"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
+        for name in ("weight_decay", "prior_scale", "patience"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
+
+
+class EnsembleState(NamedTuple):
+    """All that a fit changes.
+
+    Attributes:
+      params: member parameters, leaves `[E, ...]`.
+      prior_params: fixed random members, leaves `[E, ...]`.
+      inputs: normalizer of `(obs, action)`.
+      targets: normalizer of `next_obs - obs`.
+      calibration_scale: `[D]` factor on the epistemic std.
+      size_seen: `[]` int32 rows that the last fit was given.
+    """
+
+    params: PyTree
+    prior_params: PyTree
+    inputs: Normalizer
+    targets: Normalizer
+    calibration_scale: Array
+    size_seen: Array
+
+
+class Split(NamedTuple):
+    """Which rows of a buffer are used for what, each `[capacity]` bool."""
+
+    train: Array
+    calibrate: Array
+    test: Array
+
+
+def split_rows(size: Array, capacity: int, train_share: float) -> Split:
+    """Splits rows by position in blocks of consecutive steps.
+
+    A row keeps its side for ever, so that warm-started weights have never seen a row
+    that a later fit calls held-out.
+
+    Args:
+      size: `[]` valid rows.
+      capacity: rows of the buffer.
+      train_share: share of the rows that are trained on.
+    """
+    row = jnp.arange(capacity)
+    valid = row < size
+    block = row // _BLOCK
+    # Block b is held out when the running count of held-out blocks steps up at it.
+    held_out_share = 1.0 - train_share
+    count = jnp.floor((block + 1) * held_out_share + 1e-4)
+    held_out = valid & (count > jnp.floor(block * held_out_share + 1e-4))
+    even = count % 2 == 1
+    return Split(valid & ~held_out, held_out & even, held_out & ~even)
+
+
+class _MLP(nn.Module):
+    """Swish MLP with a linear head."""
+
+    features: tuple[int, ...]
+    output_dim: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        for width in self.features:
+            x = nn.swish(nn.Dense(width)(x))
+        return nn.Dense(self.output_dim)(x)
+
+
+@dataclasses.dataclass(frozen=True)
+class FixedNoise:
+    """Noise std given by the user: the head predicts the mean alone."""
+
+    std: tuple[float, ...]
+
+    outputs_per_dim = 1
+
+    def moments(self, raw: Array, targets: Normalizer) -> tuple[Array, Array]:
+        """Splits a head `[..., D]` into normalised mean and std."""
+        std = jnp.asarray(self.std) / targets.std
+        return raw, jnp.broadcast_to(std, raw.shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class LearnedNoise:
+    """Noise std learned by likelihood: softplus head with a floor."""
+
+    min_std: float
+
+    outputs_per_dim = 2
+
+    def moments(self, raw: Array, targets: Normalizer) -> tuple[Array, Array]:
+        """Splits a head `[..., 2 D]` into normalised mean and std."""
+        del targets
+        mean, pre_std = jnp.split(raw, 2, axis=-1)
+        return mean, nn.softplus(pre_std) + self.min_std
+
+
+@dataclasses.dataclass(frozen=True)
+class Ensemble:
+    """An ensemble of MLPs behind the `DynamicsModel` protocol.
+
+    Attributes:
+      obs_dim: D.
+      action_dim: A.
+      config: architecture and training.
+      noise: `FixedNoise` (deterministic ensemble) or `LearnedNoise` (probabilistic).
+      calibration: how the epistemic std is rescaled after each fit.
+    """
+
+    obs_dim: int
+    action_dim: int
+    config: EnsembleConfig
+    noise: FixedNoise | LearnedNoise
+    calibration: CalibrationConfig = CalibrationConfig()
+
+    @property
+    def num_members(self) -> int:
+        """E."""
+        return self.config.num_ensembles
+
+    @property
+    def _network(self) -> _MLP:
+        output_dim = self.obs_dim * self.noise.outputs_per_dim
+        return _MLP(self.config.features, output_dim)
+
+    def init(self, key: Array) -> EnsembleState:
+        """Random members, no normalisation, scale 1."""
+        params_key, prior_key = jax.random.split(key)
+        return EnsembleState(
+            params=self._init_members(params_key),
+            prior_params=self._init_members(prior_key),
+            inputs=identity_normalizer(self.obs_dim + self.action_dim),
+            targets=identity_normalizer(self.obs_dim),
+            calibration_scale=jnp.ones(self.obs_dim),
+            size_seen=jnp.zeros((), jnp.int32),
+        )
+
+    def predict(self, state: EnsembleState, obs: Array, action: Array) -> Prediction:
+        """Moments of the ensemble, `[D], [A] -> Prediction`, epistemic calibrated."""
+        prediction = self._moments(state, obs, action)
+        calibrated = prediction.epistemic_std * state.calibration_scale
+        return prediction._replace(epistemic_std=calibrated)
+
+    def member(
+        self, state: EnsembleState, obs: Array, action: Array, index: Array
+    ) -> Prediction:
+        """One member's mean and noise, `[D], [A], [] -> Prediction`."""
+        params, prior = jax.tree.map(
+            lambda leaf: leaf[index], (state.params, state.prior_params)
+        )
+        x = state.inputs.normalize(jnp.concatenate([obs, action], axis=-1))
+        mean, std = self._member_moments(params, prior, state.targets, x)
+        mean = obs + state.targets.denormalize(mean)
+        return Prediction(mean, jnp.zeros_like(mean), std * state.targets.std)
+
+    def fit(
+        self, key: Array, state: EnsembleState, data: Dataset
+    ) -> tuple[EnsembleState, Metrics]:
+        """Trains warm-started members by likelihood, stops early, then calibrates.
+
+        The whole fit is one scan; it does not recompile as the data grows. Rows held
+        out by `split_rows` are never trained on.
+        """
+        surprise = self._prequential_scale(state, data)
+        obs, action, next_obs = (
+            data.transitions.obs,
+            data.transitions.action,
+            data.transitions.next_obs,
+        )
+        split = split_rows(data.size, obs.shape[0], self.config.train_share)
+        raw_x, raw_y = jnp.concatenate([obs, action], axis=-1), next_obs - obs
+        state = state._replace(
+            inputs=fit_normalizer(raw_x, split.train),
+            targets=fit_normalizer(raw_y, split.train),
+            size_seen=data.size,
+        )
+        x, y = state.inputs.normalize(raw_x), state.targets.normalize(raw_y)
+        params, metrics = self._train(key, state, x, y, split)
+        state = state._replace(params=params)
+
+        rows, mask = _first_rows(split.calibrate, self.config.eval_batch_size)
+        prediction = jax.vmap(partial(self._moments, state))(obs[rows], action[rows])
+        error = next_obs[rows] - prediction.mean
+        held_out = self.calibration.fit(error, prediction, mask)
+        scale = jnp.maximum(held_out, surprise)
+        metrics["held_out/rmse"] = jnp.sqrt(
+            jnp.mean((error / state.targets.std) ** 2, where=mask[:, None])
+        )
+        metrics["calibration/held_out_scale"] = held_out
+        metrics["calibration/prequential_scale"] = surprise
+        metrics["calibration/scale"] = scale
+        return state._replace(calibration_scale=scale), metrics
+
+    def test_rows(self, data: Dataset) -> Array:
+        """`[capacity]` bool: rows that were neither trained nor calibrated on."""
+        capacity = data.transitions.obs.shape[0]
+        return split_rows(data.size, capacity, self.config.train_share).test
+
+    def _init_members(self, key: Array) -> PyTree:
+        x = jnp.zeros(self.obs_dim + self.action_dim)
+        keys = jax.random.split(key, self.config.num_ensembles)
+        return jax.vmap(lambda k: self._network.init(k, x))(keys)
+
+    def _member_moments(
+        self, params: PyTree, prior: PyTree, targets: Normalizer, x: Array
+    ) -> tuple[Array, Array]:
+        """Normalised mean and std of one member at normalised input(s) `[..., D+A]`."""
+        raw = self._network.apply(params, x)
+        mean, std = self.noise.moments(raw, targets)
+        if self.config.prior_scale > 0.0:
+            prior_mean, _ = self.noise.moments(self._network.apply(prior, x), targets)
+            mean = mean + self.config.prior_scale * prior_mean
+        return mean, std
+
+    def _moments(self, state: EnsembleState, obs: Array, action: Array) -> Prediction:
+        """Ensemble moments with the epistemic std as it comes, uncalibrated."""
+        x = state.inputs.normalize(jnp.concatenate([obs, action], axis=-1))
+        # Unrolled over members: on CPU separate 2-D products run 1.2 to 1.5 times
+        # faster than one batched product.
+        moments = [
+            self._member_moments(
+                *jax.tree.map(lambda leaf, e=e: leaf[e], (state.params, state.prior_params)),
+                state.targets,
+                x,
+            )
+            for e in range(self.config.num_ensembles)
+        ]
+        means = jnp.stack([mean for mean, _ in moments])
+        stds = jnp.stack([std for _, std in moments])
+        return Prediction(
+            mean=obs + state.targets.denormalize(means.mean(0)),
+            epistemic_std=means.std(0) * state.targets.std,
+            aleatoric_std=stds.mean(0) * state.targets.std,
+        )
+
+    def _nll(
+        self, state: EnsembleState, params: PyTree, x: Array, y: Array, mask: Array
+    ) -> Array:
+        """Mean Gaussian NLL `[E]` of each member, in normalised units.
+
+        Args:
+          state: for the priors and the target scale.
+          params: member parameters, leaves `[E, ...]`.
+          x: `[E, B, D+A]` normalised inputs.
+          y: `[E, B, D]` normalised targets.
+          mask: `[B]` bool, rows that count.
+        """
+
+        def member_nll(params: PyTree, prior: PyTree, x: Array, y: Array) -> Array:
+            mean, std = self._member_moments(params, prior, state.targets, x)
+            log_likelihood = jax.scipy.stats.norm.logpdf(y, mean, std)
+            return -jnp.mean(log_likelihood, where=mask[:, None])
+
+        return jax.vmap(member_nll)(params, state.prior_params, x, y)
+
+    def _train(
+        self, key: Array, state: EnsembleState, x: Array, y: Array, split: Split
+    ) -> tuple[PyTree, Metrics]:
+        """Minibatch AdamW with held-out early stopping, one scan over blocks of steps."""
+        config, E = self.config, self.config.num_ensembles
+        num_blocks = -(-config.num_training_steps // config.eval_frequency)
+        num_steps = num_blocks * config.eval_frequency
+        schedule = optax.cosine_decay_schedule(config.lr_rate, num_steps, alpha=0.05)
+        optimizer = optax.adamw(schedule, weight_decay=config.weight_decay)
+
+        train_rows = jnp.argsort(~split.train, stable=True)
+        num_train = split.train.sum()
+        held_rows, held_mask = _first_rows(split.calibrate, config.eval_batch_size)
+        tile = partial(jnp.broadcast_to, shape=(E, held_rows.size, x.shape[-1]))
+        held_x = tile(x[held_rows])
+        held_y = jnp.broadcast_to(y[held_rows], (E, held_rows.size, y.shape[-1]))
+        all_true = jnp.ones(config.batch_size, bool)
+
+        def step(carry: Any, step_key: Array) -> tuple[Any, Array]:
+            params, opt_state = carry
+            draw = jax.random.randint(step_key, (E, config.batch_size), 0, num_train)
+            rows = train_rows[draw]
+
+            def loss(params: PyTree) -> Array:
+                return self._nll(state, params, x[rows], y[rows], all_true).sum()
+
+            value, grads = jax.value_and_grad(loss)(params)
+            updates, opt_state = optimizer.update(grads, opt_state, params)
+            return (optax.apply_updates(params, updates), opt_state), value / E
+
+        def block(carry: Any, block_key: Array) -> tuple[Any, None]:
+            def train(carry: Any) -> Any:
+                params, opt_state, best, best_loss, waited, _, steps = carry
+                keys = jax.random.split(block_key, config.eval_frequency)
+                (params, opt_state), losses = jax.lax.scan(
+                    step, (params, opt_state), keys
+                )
+                held_loss = self._nll(state, params, held_x, held_y, held_mask).mean()
+                better = held_loss < best_loss
+                best = jax.tree.map(partial(jnp.where, better), params, best)
+                best_loss = jnp.where(better, held_loss, best_loss)
+                waited = jnp.where(better, 0, waited + 1)
+                steps = steps + config.eval_frequency
+                return params, opt_state, best, best_loss, waited, losses.mean(), steps
+
+            waited = carry[4]
+            done = (config.patience > 0) & (waited >= config.patience)
+            return jax.lax.cond(done, lambda carry: carry, train, carry), None
+
+        zero = jnp.zeros(())
+        start = (
+            state.params,
+            optimizer.init(state.params),
+            state.params,
+            jnp.full((), jnp.inf),
+            jnp.zeros((), jnp.int32),
+            zero,
+            jnp.zeros((), jnp.int32),
+        )
+        end, _ = jax.lax.scan(block, start, jax.random.split(key, num_blocks))
+        params, _, best, best_loss, _, train_loss, steps = end
+        metrics = {
+            "train/nll": train_loss,
+            "held_out/nll": best_loss,
+            "train/steps": steps,
+        }
+        return (best if config.return_best_model else params), metrics
+
+    def _prequential_scale(self, state: EnsembleState, data: Dataset) -> Array:
+        """Scale that would have covered the rows this model has not seen yet."""
+        none = jnp.zeros(self.obs_dim)
+        if not self.calibration.prequential:
+            return none
+        capacity = data.transitions.obs.shape[0]
+        row = jnp.arange(capacity)
+        fresh = (row >= state.size_seen) & (row < data.size)
+        rows, mask = _first_rows(fresh, self.config.eval_batch_size)
+        obs, action = data.transitions.obs[rows], data.transitions.action[rows]
+        prediction = jax.vmap(partial(self._moments, state))(obs, action)
+        error = data.transitions.next_obs[rows] - prediction.mean
+        scale = self.calibration.fit(error, prediction, mask)
+        # Before the first fit there is no model to be surprised.
+        return jnp.where(mask.any() & (state.size_seen > 0), scale, none)
+
+
+def deterministic_ensemble(
+    obs_dim: int,
+    action_dim: int,
+    config: EnsembleConfig,
+    calibration: CalibrationConfig,
+) -> Ensemble:
+    """An ensemble whose members predict a mean; the noise std is `output_stds`.
+
+    Raises:
+      ValueError: `output_stds` has neither one entry nor one per output.
+    """
+    if len(config.output_stds) not in (1, obs_dim):
+        raise ValueError(
+            f"output_stds needs 1 or {obs_dim} entries, got {len(config.output_stds)}"
+        )
+    noise = FixedNoise(config.output_stds)
+    return Ensemble(obs_dim, action_dim, config, noise, calibration)
+
+
+def probabilistic_ensemble(
+    obs_dim: int,
+    action_dim: int,
+    config: EnsembleConfig,
+    calibration: CalibrationConfig,
+) -> Ensemble:
+    """An ensemble whose members predict a mean and a noise std."""
+    noise = LearnedNoise(config.min_std)
+    return Ensemble(obs_dim, action_dim, config, noise, calibration)
+
+
+def _first_rows(selected: Array, most: int) -> tuple[Array, Array]:
+    """Indices of up to `most` selected rows, newest first, and which of them count.
+
+    Newest first, because the newest data are closest to where the agent goes next.
+    """
+    most = min(most, selected.shape[0])
+    order = jnp.argsort(~selected[::-1], stable=True)[:most]
+    rows = selected.shape[0] - 1 - order
+    return rows, selected[rows]

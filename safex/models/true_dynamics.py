@@ -1,0 +1,52 @@
+"""The true system as a model: the oracle every learned model is measured against."""
+
+import dataclasses
+
+import jax.numpy as jnp
+
+from safex.types import Array, Dataset, Environment, Metrics, Prediction
+
+
+@dataclasses.dataclass(frozen=True)
+class TrueDynamics:
+    """Knows the noise-free dynamics exactly and learns nothing.
+
+    The state is the environment itself, a pytree of physical parameters, so that
+    parameters can be batched or differentiated.
+
+    Attributes:
+      env: the system to be predicted.
+      noise_std: `[D]` aleatoric std to report, zero for a system without noise.
+    """
+
+    env: Environment
+    noise_std: float = 0.0
+
+    @property
+    def num_members(self) -> int:
+        """No members."""
+        return 0
+
+    def init(self, key: Array) -> Environment:
+        """Returns the system."""
+        del key
+        return self.env
+
+    def fit(
+        self, key: Array, state: Environment, data: Dataset
+    ) -> tuple[Environment, Metrics]:
+        """Changes nothing."""
+        del key, data
+        return state, {}
+
+    def predict(self, state: Environment, obs: Array, action: Array) -> Prediction:
+        """The true next observation, epistemic std zero."""
+        mean = state.dynamics(obs, action)
+        return Prediction(mean, jnp.zeros_like(mean), jnp.full_like(mean, self.noise_std))
+
+    def member(
+        self, state: Environment, obs: Array, action: Array, index: Array
+    ) -> Prediction:
+        """The same as `predict`: every sample of a known function is that function."""
+        del index
+        return self.predict(state, obs, action)

@@ -1,0 +1,166 @@
+"""What the sampling optimizers share: draw, order, refit, remember the best."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from safex.optimizers.constraint import Constraint
+from safex.types import Array, Plan, Score
+
+
+class Candidates(NamedTuple):
+    """Sequences and what the objective says of them.
+
+    Attributes:
+      actions: `[N, H, A]`.
+      score: leaves `[N]`.
+    """
+
+    actions: Array
+    score: Score
+
+
+class Incumbent(NamedTuple):
+    """The best and the least costly candidate seen so far, leaves `[1, ...]`."""
+
+    best: Candidates
+    safest: Candidates
+
+
+def coloured_noise(key: Array, exponent: float, shape: tuple[int, int, int]) -> Array:
+    """Gaussian noise with power spectrum `1 / f^exponent` along time.
+
+    Each row is drawn in the frequency domain and scaled to unit variance (Timmer and
+    Koenig 1995; for planning: Pinneri et al. 2020, arXiv 2008.06389). Candidates and
+    action dimensions are independent; only time is correlated.
+
+    Args:
+      key: consumed.
+      exponent: 0 is white, 1 pink, 2 red.
+      shape: `(N, H, A)`.
+
+    Returns:
+      `[N, H, A]`.
+    """
+    n, horizon, dim = shape
+    if exponent == 0.0 or horizon == 1:
+        return jax.random.normal(key, shape)
+    frequency = jnp.fft.rfftfreq(horizon)
+    frequency = jnp.maximum(frequency, 1.0 / horizon)
+    amplitude = frequency ** (-0.5 * exponent)
+    # A real signal of even length has a real last coefficient; the first is always
+    # real. Their one remaining part carries the power of two.
+    real_only = jnp.zeros_like(frequency).at[0].set(1.0)
+    if horizon % 2 == 0:
+        real_only = real_only.at[-1].set(1.0)
+    real_key, imag_key = jax.random.split(key)
+    bins = (n, dim, frequency.size)
+    real = jax.random.normal(real_key, bins) * amplitude
+    imag = jax.random.normal(imag_key, bins) * amplitude * (1.0 - real_only)
+    real = real * jnp.where(real_only == 1.0, jnp.sqrt(2.0), 1.0)
+    signal = jnp.fft.irfft(jax.lax.complex(real, imag), horizon)
+    # Variance of irfft output: every bin but the real-only ones is counted twice.
+    power = jnp.sum(amplitude**2 * (4.0 - 2.0 * real_only))
+    return jnp.swapaxes(signal * horizon / jnp.sqrt(power), 1, 2)
+
+
+def take(candidates: Candidates, index: Array) -> Candidates:
+    """Rows of a set of candidates."""
+    return jax.tree.map(lambda leaf: leaf[index], candidates)
+
+
+def join(*parts: Candidates) -> Candidates:
+    """All candidates of several sets."""
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+
+
+def evaluate(objective: Callable[[Array], Score], actions: Array) -> Candidates:
+    """Scores `[N, H, A]` sequences; one that is not finite can never be chosen."""
+    score = jax.vmap(objective)(actions)
+    finite = jnp.isfinite(score.value) & jnp.isfinite(score.cost)
+    return Candidates(
+        actions,
+        Score(
+            jnp.where(finite, score.value, -jnp.inf),
+            jnp.where(finite, score.cost, jnp.inf),
+            jnp.where(finite, score.margin, jnp.inf),
+        ),
+    )
+
+
+def least_cost(score: Score) -> Array:
+    """Index of the candidate of least cost; ties by margin, then by value."""
+    return jnp.lexsort((-score.value, score.margin, score.cost))[0]
+
+
+def no_incumbent(horizon: int, dim: int) -> Incumbent:
+    """An incumbent that any finite candidate beats."""
+    worst = Candidates(
+        jnp.zeros((1, horizon, dim)),
+        Score(*(jnp.full(1, v) for v in (-jnp.inf, jnp.inf, jnp.inf))),
+    )
+    return Incumbent(worst, worst)
+
+
+def update_incumbent(
+    incumbent: Incumbent, ordered: Candidates, constraint: Constraint
+) -> Incumbent:
+    """Keeps whichever is better: the incumbent or the best of `ordered`.
+
+    Args:
+      incumbent: so far.
+      ordered: candidates, best first.
+      constraint: decides what better means.
+    """
+    first = take(ordered, jnp.arange(1))
+    pair = join(incumbent.best, first)
+    best = take(pair, constraint.order(pair.score)[:1])
+    safe = take(ordered, least_cost(ordered.score)[None])
+    pair = join(incumbent.safest, safe)
+    return Incumbent(best, take(pair, least_cost(pair.score)[None]))
+
+
+def to_plan(incumbent: Incumbent, constraint: Constraint) -> Plan:
+    """The best candidate, with the least costly one beside it."""
+    best = jax.tree.map(lambda leaf: leaf[0], incumbent.best)
+    return Plan(
+        actions=best.actions,
+        value=best.score.value,
+        cost=best.score.cost,
+        margin=best.score.margin,
+        feasible=constraint.feasible(best.score) & jnp.isfinite(best.score.cost),
+        backup_actions=incumbent.safest.actions[0],
+    )
+
+
+def refit(
+    mean: Array, std: Array, elites: Array, momentum: float, min_std: float
+) -> tuple[Array, Array]:
+    """Moves a Gaussian towards its elites.
+
+    `mean <- m mean + (1 - m) mean(elites)` and likewise the std (Botev et al. 2013,
+    The cross-entropy method for optimization, Sec. 3).
+
+    Args:
+      mean: `[H, A]`.
+      std: `[H, A]`.
+      elites: `[K, H, A]`.
+      momentum: m in [0, 1).
+      min_std: floor of the std.
+    """
+    mean = momentum * mean + (1.0 - momentum) * elites.mean(0)
+    std = momentum * std + (1.0 - momentum) * elites.std(0)
+    return mean, jnp.maximum(std, min_std)
+
+
+def shift(sequence: Array, axis: int = 0) -> Array:
+    """Moves sequences one step ahead in time and repeats the last step.
+
+    Args:
+      sequence: `[..., H, ...]`.
+      axis: the time axis.
+    """
+    length = sequence.shape[axis]
+    return jnp.take(sequence, jnp.minimum(jnp.arange(1, length + 1), length - 1), axis)

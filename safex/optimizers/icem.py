@@ -1,0 +1,154 @@
+"""iCEM, the sample-efficient cross-entropy method (Pinneri et al. 2020,
+arXiv 2008.06389), under a constraint.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from safex.optimizers import gaussian
+from safex.optimizers.cem import CEMConfig, check_search
+from safex.optimizers.constraint import Constraint
+from safex.types import Array, Metrics, Plan, Score
+
+
+@dataclasses.dataclass(frozen=True)
+class ICEMConfig(CEMConfig):
+    """Budget and tricks of iCEM.
+
+    Attributes:
+      exponent: of the noise spectrum `1 / f^exponent` along time; 0 is white.
+      keep_fraction: share of the elites kept to the next iteration, and shifted to the
+        next decision.
+      population_decay: the population shrinks by this factor every iteration, down to
+        twice the elites; 1 keeps its size.
+    """
+
+    num_iter: int = 5
+    num_elites: int = 10
+    num_samples: int = 100
+    init_std: float = 0.5
+    min_std: float = 1e-3
+    alpha: float = 0.1
+    exponent: float = 2.0
+    keep_fraction: float = 0.3
+    population_decay: float = 1.25
+
+    def __post_init__(self) -> None:
+        """Refuses impossible settings.
+
+        Raises:
+          ValueError: names the field, its value and what would be right.
+        """
+        check_search(self)
+        if self.exponent < 0:
+            raise ValueError(f"exponent must be >= 0, got {self.exponent}")
+        if not 0.0 <= self.keep_fraction <= 1.0:
+            raise ValueError(
+                f"keep_fraction must lie in [0, 1], got {self.keep_fraction}"
+            )
+        if self.population_decay < 1.0:
+            raise ValueError(
+                f"population_decay must be >= 1, got {self.population_decay}"
+            )
+
+    @property
+    def num_kept(self) -> int:
+        """Elites kept from iteration to iteration."""
+        return int(self.keep_fraction * self.num_elites)
+
+    def population(self, iteration: int) -> int:
+        """Candidates drawn in an iteration: `max(2 K, N / decay^i)`, never above N."""
+        shrunk = int(self.num_samples / self.population_decay**iteration)
+        return min(self.num_samples, max(2 * self.num_elites, shrunk))
+
+
+class ICEMState(NamedTuple):
+    """What the next decision starts from.
+
+    Attributes:
+      mean: `[H, A]` mean of the search.
+      elites: `[num_kept, H, A]` best sequences of the last decision.
+    """
+
+    mean: Array
+    elites: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class ICEM:
+    """CEM with coloured noise, kept and shifted elites, shrinking population and the
+    mean among the last candidates.
+
+    Attributes:
+      action_dim: A.
+      config: budget and tricks.
+      constraint: how candidates are ordered.
+    """
+
+    action_dim: int
+    config: ICEMConfig
+    constraint: Constraint
+
+    def init(self, key: Array) -> ICEMState:
+        """Starts from zero sequences."""
+        del key
+        shape = (self.config.horizon, self.action_dim)
+        return ICEMState(jnp.zeros(shape), jnp.zeros((self.config.num_kept, *shape)))
+
+    def shift(self, state: ICEMState) -> ICEMState:
+        """Warm start of the next time step: mean and elites one step ahead."""
+        return ICEMState(
+            gaussian.shift(state.mean), gaussian.shift(state.elites, axis=1)
+        )
+
+    def optimize(
+        self, key: Array, state: ICEMState, objective: Callable[[Array], Score]
+    ) -> tuple[ICEMState, Plan, Metrics]:
+        """Searches once; arguments and returns as `CEM.optimize`."""
+        config = self.config
+        shape = (config.horizon, self.action_dim)
+        mean = state.mean
+        std = jnp.full(shape, config.init_std)
+        incumbent = gaussian.no_incumbent(*shape)
+        # Elites of the last decision are candidates of the first iteration only.
+        kept = gaussian.evaluate(objective, state.elites) if config.num_kept else None
+        infos = []
+        for i, key_i in enumerate(jax.random.split(key, config.num_iter)):
+            noise = gaussian.coloured_noise(
+                key_i, config.exponent, (config.population(i), *shape)
+            )
+            samples = mean + std * noise
+            if i == config.num_iter - 1:
+                samples = samples.at[0].set(mean)
+            candidates = gaussian.evaluate(objective, jnp.clip(samples, -1.0, 1.0))
+            if kept is not None:
+                candidates = gaussian.join(candidates, kept)
+            candidates = gaussian.take(
+                candidates, self.constraint.order(candidates.score)
+            )
+            elites = gaussian.take(candidates, jnp.arange(config.num_elites))
+            mean, std = gaussian.refit(
+                mean, std, elites.actions, config.alpha, config.min_std
+            )
+            if config.num_kept:
+                kept = gaussian.take(elites, jnp.arange(config.num_kept))
+            incumbent = gaussian.update_incumbent(
+                incumbent, candidates, self.constraint
+            )
+            infos.append(
+                {
+                    "value": incumbent.best.score.value[0],
+                    "cost": incumbent.best.score.cost[0],
+                    "feasible_share": self.constraint.feasible(
+                        candidates.score
+                    ).mean(),
+                }
+            )
+        plan = gaussian.to_plan(incumbent, self.constraint)
+        elites_left = kept.actions if kept is not None else state.elites
+        info = jax.tree.map(lambda *leaves: jnp.stack(leaves), *infos)
+        return ICEMState(mean, elites_left), plan, info

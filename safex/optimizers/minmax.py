@@ -1,0 +1,347 @@
+"""Alternating min-max search: an agent x against an adversary y.
+
+`max_x value(x)  s.t.  max_y cost(x, y) <= d`. Both players are sampled with coloured
+noise and refitted by the cross-entropy method; each answers a small set of the other's
+best replies. In the worst-case mode the adversaries are an archive that fresh ones push
+out in order of age, which makes the x-step a cutting-plane bound on the inner maximum.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from safex.optimizers import gaussian
+from safex.optimizers.constraint import Constraint
+from safex.optimizers.gaussian import Candidates
+from safex.types import Array, Metrics, Plan, Score
+
+MODES = ("worst_case", "mean")
+# All sign patterns up to this many adversary dimensions (16 sequences), axes beyond.
+_MAX_CORNER_DIM = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class MinMaxConfig:
+    """Budget of both players; `_x` is the agent, `_y` the adversary.
+
+    Attributes:
+      iterations: outer iterations, each a y-step and an x-step.
+      horizon_x: H [steps].
+      horizon_y: H of the adversary, the same.
+      num_iter_x: refits per x-step.
+      num_iter_y: refits per y-step.
+      num_samples_x: candidates per refit.
+      num_samples_y: candidates per refit.
+      num_elites_x: candidates refitted to.
+      num_elites_y: candidates refitted to.
+      num_fixed_elites_x: agents that each y-step attacks.
+      num_fixed_elites_y: E, adversaries that each x-step must withstand.
+      exponent_x: of the noise spectrum along time; 0 is white.
+      exponent_y: the same for the adversary; a model's error lasts, so red noise.
+      init_std_x: std of the first refit of a decision.
+      init_std_y: std of the first refit of every y-step.
+      std_decay: the x-step of outer iteration k starts at init_std_x std_decay^k.
+      min_std: floor of both stds.
+      mode: `worst_case` (max over the E adversaries) or `mean` (their average, as the
+        reference study has it).
+      corners: also try adversaries that are constant in time at the corners of
+        [-1, 1]^D.
+      verify: attack the final candidates once more and choose among them by what the
+        attack found.
+    """
+
+    iterations: int = 2
+    horizon_x: int = 20
+    horizon_y: int = 20
+    num_iter_x: int = 2
+    num_iter_y: int = 2
+    num_samples_x: int = 64
+    num_samples_y: int = 32
+    num_elites_x: int = 8
+    num_elites_y: int = 6
+    num_fixed_elites_x: int = 2
+    num_fixed_elites_y: int = 4
+    exponent_x: float = 2.0
+    exponent_y: float = 2.0
+    init_std_x: float = 0.5
+    init_std_y: float = 1.0
+    std_decay: float = 0.5
+    min_std: float = 0.02
+    mode: str = "worst_case"
+    corners: bool = True
+    verify: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuses impossible settings.
+
+        Raises:
+          ValueError: names the field, its value and what would be right.
+        """
+        if self.mode not in MODES:
+            raise ValueError(f"mode must be one of {MODES}, got {self.mode!r}")
+        if self.horizon_x != self.horizon_y:
+            raise ValueError(
+                "horizon_x and horizon_y must be equal, the adversary acts at every "
+                f"step; got {self.horizon_x} and {self.horizon_y}"
+            )
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.type is int and not value >= 1:
+                raise ValueError(f"{field.name} must be >= 1, got {value}")
+        for player in "xy":
+            num_samples = getattr(self, f"num_samples_{player}")
+            for name in (f"num_elites_{player}", f"num_fixed_elites_{player}"):
+                if getattr(self, name) > num_samples:
+                    raise ValueError(
+                        f"{name} must not exceed num_samples_{player}, got "
+                        f"{getattr(self, name)} of {num_samples} samples"
+                    )
+            if getattr(self, f"exponent_{player}") < 0:
+                raise ValueError(
+                    f"exponent_{player} must be >= 0, got "
+                    f"{getattr(self, f'exponent_{player}')}"
+                )
+        for name in ("init_std_x", "init_std_y", "min_std", "std_decay"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
+
+
+class Game(NamedTuple):
+    """The factored objective: value never sees y, so it is computed once per x.
+
+    Attributes:
+      nominal: `x [H, X] -> Score`, the value, and the cost without an adversary.
+      attacked: `x [H, X], y [H, Y] -> (cost, margin)`.
+    """
+
+    nominal: Callable[[Array], Score]
+    attacked: Callable[[Array, Array], tuple[Array, Array]]
+
+
+class MinMaxState(NamedTuple):
+    """What the next decision starts from.
+
+    Attributes:
+      x_mean: `[H, X]` mean of the agent's search.
+      x_elites: `[Ex, H, X]` the agent's best sequences.
+      y_mean: `[H, Y]` mean of the adversary's search.
+      archive: `[E, H, Y]` adversaries, newest first.
+    """
+
+    x_mean: Array
+    x_elites: Array
+    y_mean: Array
+    archive: Array
+
+
+class _Attack(NamedTuple):
+    """Adversaries and the harm `[N, Ex]` each does to each agent."""
+
+    y: Array
+    cost: Array
+    margin: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class MinMax:
+    """The two-player optimizer.
+
+    Attributes:
+      x_dim: X, dimension of the agent's sequence.
+      y_dim: Y, dimension of the adversary's sequence.
+      config: budget.
+      constraint: how the agent's candidates are ordered.
+    """
+
+    x_dim: int
+    y_dim: int
+    config: MinMaxConfig
+    constraint: Constraint
+
+    def init(self, key: Array) -> MinMaxState:
+        """Zero agents; adversaries at random corners, so that none is idle."""
+        c = self.config
+        corners = jax.random.rademacher(key, (c.num_fixed_elites_y, 1, self.y_dim))
+        y_shape = (c.num_fixed_elites_y, c.horizon_y, self.y_dim)
+        return MinMaxState(
+            x_mean=jnp.zeros((c.horizon_x, self.x_dim)),
+            x_elites=jnp.zeros((c.num_fixed_elites_x, c.horizon_x, self.x_dim)),
+            y_mean=jnp.zeros((c.horizon_y, self.y_dim)),
+            archive=jnp.broadcast_to(corners, y_shape).astype(jnp.float32),
+        )
+
+    def shift(self, state: MinMaxState) -> MinMaxState:
+        """Warm start of the next time step: everything one step ahead."""
+        return MinMaxState(
+            x_mean=gaussian.shift(state.x_mean),
+            x_elites=gaussian.shift(state.x_elites, axis=1),
+            y_mean=gaussian.shift(state.y_mean),
+            archive=gaussian.shift(state.archive, axis=1),
+        )
+
+    def optimize(
+        self, key: Array, state: MinMaxState, objective: Game
+    ) -> tuple[MinMaxState, Plan, Metrics]:
+        """Plays the game once.
+
+        Args:
+          key: consumed.
+          state: warm start.
+          objective: the game.
+
+        Returns:
+          next state, plan (its cost is the worst one found), and the agent's value and
+          cost and the harm done by the adversary at each outer iteration.
+        """
+        c = self.config
+
+        def iterate(carry: MinMaxState, inputs: tuple) -> tuple[MinMaxState, Metrics]:
+            state, (key, std) = carry, inputs
+            y_key, x_key = jax.random.split(key)
+            state, attack = self._y_step(y_key, state, state.x_elites, objective)
+            state, ordered = self._x_step(x_key, state, std, objective)
+            info = {
+                "value": ordered.score.value[0],
+                "cost": ordered.score.cost[0],
+                "attack_cost": attack.cost.max(),
+                "feasible_share": self.constraint.feasible(ordered.score).mean(),
+            }
+            safest = gaussian.take(
+                ordered, gaussian.least_cost(ordered.score)[None]
+            ).actions
+            return state, (info, safest)
+
+        final_key, *keys = jax.random.split(key, c.iterations + 1)
+        stds = c.init_std_x * c.std_decay ** jnp.arange(c.iterations)
+        state, (info, safest) = jax.lax.scan(iterate, state, (jnp.stack(keys), stds))
+
+        finalists = jnp.concatenate([state.x_elites, safest[-1]])
+        nominal = gaussian.evaluate(objective.nominal, finalists)
+        if c.verify:
+            # The attack's own adversaries join the archive, so that the next decision
+            # starts from what beat this one.
+            attacked_state, attack = self._y_step(
+                final_key, state, finalists, objective
+            )
+            state = attacked_state._replace(x_elites=state.x_elites)
+        else:
+            attack = self._attack(objective, finalists, state.archive)
+        worst = self._worst(nominal, attack, mode="worst_case")
+        worst = gaussian.take(worst, self.constraint.order(worst.score))
+        incumbent = gaussian.update_incumbent(
+            gaussian.no_incumbent(c.horizon_x, self.x_dim), worst, self.constraint
+        )
+        plan = gaussian.to_plan(incumbent, self.constraint)
+        return state._replace(x_mean=plan.actions), plan, info
+
+    def _y_step(
+        self, key: Array, state: MinMaxState, agents: Array, game: Game
+    ) -> tuple[MinMaxState, _Attack]:
+        """The adversary answers `agents` `[Ex, H, X]`; returns all that was tried."""
+        c = self.config
+        shape = (c.num_samples_y, c.horizon_y, self.y_dim)
+        known = state.archive
+        if c.corners:
+            known = jnp.concatenate([known, self._corners()])
+        tried = [self._attack(game, agents, known)]
+        mean, std = state.y_mean, jnp.full(shape[1:], c.init_std_y)
+        for key_i in jax.random.split(key, c.num_iter_y):
+            noise = gaussian.coloured_noise(key_i, c.exponent_y, shape)
+            samples = jnp.clip(mean + std * noise, -1.0, 1.0)
+            tried.append(self._attack(game, agents, samples))
+            pool = _concatenate(tried[0], tried[-1])
+            elites = pool.y[_most_harmful(pool)[: c.num_elites_y]]
+            mean, std = gaussian.refit(mean, std, elites, 0.0, c.min_std)
+        attack = _concatenate(*tried)
+        archive = self._next_archive(attack, state.archive)
+        return state._replace(y_mean=mean, archive=archive), attack
+
+    def _x_step(
+        self, key: Array, state: MinMaxState, std: Array, game: Game
+    ) -> tuple[MinMaxState, Candidates]:
+        """The agent answers the archive; returns its last candidates, best first."""
+        c = self.config
+        shape = (c.num_samples_x, c.horizon_x, self.x_dim)
+        mean, std = state.x_mean, jnp.full(shape[1:], std)
+        kept = self._withstand(game, state.x_elites, state.archive)
+        for i, key_i in enumerate(jax.random.split(key, c.num_iter_x)):
+            noise = gaussian.coloured_noise(key_i, c.exponent_x, shape)
+            samples = mean + std * noise
+            if i == c.num_iter_x - 1:
+                samples = samples.at[0].set(mean)
+            samples = jnp.clip(samples, -1.0, 1.0)
+            candidates = self._withstand(game, samples, state.archive)
+            candidates = gaussian.join(candidates, kept)
+            candidates = gaussian.take(
+                candidates, self.constraint.order(candidates.score)
+            )
+            kept = gaussian.take(candidates, jnp.arange(c.num_fixed_elites_x))
+            elites = candidates.actions[: c.num_elites_x]
+            mean, std = gaussian.refit(mean, std, elites, 0.0, c.min_std)
+        return state._replace(x_mean=mean, x_elites=kept.actions), candidates
+
+    def _withstand(self, game: Game, agents: Array, archive: Array) -> Candidates:
+        """Agents `[N, H, X]` scored against the archive."""
+        nominal = gaussian.evaluate(game.nominal, agents)
+        attack = self._attack(game, agents, archive)
+        return self._worst(nominal, attack, self.config.mode)
+
+    def _worst(self, nominal: Candidates, attack: _Attack, mode: str) -> Candidates:
+        """Joins the value with the cost under attack."""
+        score = nominal.score
+        if mode == "mean":
+            cost, margin = attack.cost.mean(0), attack.margin.mean(0)
+        else:
+            # No adversary at all is one more adversary, and already paid for.
+            cost = jnp.maximum(score.cost, attack.cost.max(0))
+            margin = jnp.maximum(score.margin, attack.margin.max(0))
+        return Candidates(nominal.actions, Score(score.value, cost, margin))
+
+    def _attack(self, game: Game, agents: Array, adversaries: Array) -> _Attack:
+        """Every adversary `[N, H, Y]` against every agent `[Ex, H, X]`."""
+        against_all = jax.vmap(game.attacked, in_axes=(0, None))
+        cost, margin = jax.vmap(against_all, in_axes=(None, 0))(agents, adversaries)
+        finite = jnp.isfinite(cost)
+        return _Attack(
+            adversaries,
+            jnp.where(finite, cost, jnp.inf),
+            jnp.where(finite, margin, jnp.inf),
+        )
+
+    def _next_archive(self, attack: _Attack, archive: Array) -> Array:
+        """The adversaries that the next x-step must withstand."""
+        size = self.config.num_fixed_elites_y
+        if self.config.mode == "mean":
+            return attack.y[_most_harmful(attack)[:size]]
+        # The worst reply to each agent first, then the older ones.
+        worst = jnp.stack(
+            [
+                jnp.lexsort((-attack.margin[:, e], -attack.cost[:, e]))[0]
+                for e in range(attack.cost.shape[1])
+            ]
+        )
+        return jnp.concatenate([attack.y[worst], archive])[:size]
+
+    def _corners(self) -> Array:
+        """Adversaries constant in time, `[corners, H, Y]`."""
+        if self.y_dim <= _MAX_CORNER_DIM:
+            signs = np.array(list(itertools.product((-1.0, 1.0), repeat=self.y_dim)))
+        else:
+            axes = np.eye(self.y_dim)
+            signs = np.concatenate([axes, -axes])
+        shape = (signs.shape[0], self.config.horizon_y, self.y_dim)
+        return jnp.broadcast_to(jnp.asarray(signs[:, None], jnp.float32), shape)
+
+
+def _most_harmful(attack: _Attack) -> Array:
+    """Indices of adversaries by mean cost over the agents, then by mean margin."""
+    return jnp.lexsort((-attack.margin.mean(1), -attack.cost.mean(1)))
+
+
+def _concatenate(*parts: _Attack) -> _Attack:
+    return _Attack(*(jnp.concatenate(leaves) for leaves in zip(*parts, strict=True)))
