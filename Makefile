@@ -5,7 +5,8 @@ ARGS ?=
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 UNFINISHED := $(VENV)/.installing
-PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+LOG := $(VENV)/install.log
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 
 # $(call ask,EXPRESSION): what $(PYTHON) says of itself, nothing if it is not there.
 ask = $(shell $(PYTHON) -c 'import sys; print($(1))' 2>/dev/null || :)
@@ -55,6 +56,7 @@ $(STAMP): requirements.txt pyproject.toml
 	@echo "Installing the pinned packages into $(VENV) (once, about two minutes) ..."
 	@if [ -e $(UNFINISHED) ]; then rm -rf $(VENV); fi
 	@if [ ! -e $(VENV) ]; then mkdir -p $(VENV) && touch $(UNFINISHED) && $(PYTHON) -m venv $(VENV); fi
-	@$(PIP) -qq install -r requirements.txt
-	@$(PIP) -qq install --no-deps --no-build-isolation -e .
+	@{ $(PIP) install -r requirements.txt \
+	  && $(PIP) install --no-deps --no-build-isolation -e . ; \
+	} >$(LOG) 2>&1 || { tail -n 40 $(LOG) >&2; exit 1; }
 	@rm -f $(UNFINISHED) && touch $@

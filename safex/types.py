@@ -117,6 +117,11 @@ class Environment(Protocol):
     action_dim: int
     max_steps: int
 
+    @property
+    def noise_std(self) -> Array:
+        """`[D]` std of the next observation given state and action."""
+        ...
+
     def reset(self, key: Array) -> tuple[Any, Array]:
         """Returns the first state and its observation."""
         ...
@@ -180,6 +185,10 @@ class DynamicsModel(Protocol):
         """The same from one member alone; its epistemic std is zero."""
         ...
 
+    def test_rows(self, data: "Dataset") -> Array:
+        """`[capacity]` bool: rows that `fit` neither trains nor calibrates on."""
+        ...
+
     @property
     def num_members(self) -> int:
         """How many members `member` can be asked for; 0 where there are none."""
@@ -199,7 +208,7 @@ class Dataset(NamedTuple):
 
 
 class Agent(Protocol):
-    """Something that acts and learns; the loop knows nothing else of it."""
+    """Something that acts and learns from a model; the loop knows nothing else of it."""
 
     def init(self, key: Array) -> PyTree:
         """Returns the state of an agent that has seen nothing."""
@@ -219,4 +228,18 @@ class Agent(Protocol):
         self, key: Array, state: PyTree, data: Dataset
     ) -> tuple[PyTree, Metrics]:
         """Learns from all data so far."""
+        ...
+
+    def predict(self, state: PyTree, obs: Array, action: Array) -> Prediction:
+        """The agent's belief about one next observation, `[D], [A] -> Prediction`."""
+        ...
+
+    def band(
+        self, state: PyTree, obs: Array, actions: Array
+    ) -> tuple[Array, Array, Array]:
+        """Nominal, lowest and highest observations `[H, D]` of an action sequence."""
+        ...
+
+    def test_rows(self, data: Dataset) -> Array:
+        """`[capacity]` bool: rows that `update` neither trains nor calibrates on."""
         ...

@@ -233,6 +233,8 @@ class TestRendering:
         assert frame.shape == (400, 400, 3) and frame.dtype == np.uint8
         env.step(np.ones(1))
         assert count(env.render(), ORANGE) > 50 > count(frame, ORANGE)
+        env.reset()
+        assert count(env.render(), ORANGE) == 0  # the torque of the last episode
         env.unwrapped.overlay = ("episode 3", "return -12.0")
         assert (env.render()[:70, :120] < 100).sum() > (frame[:70, :120] < 100).sum()
 

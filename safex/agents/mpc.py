@@ -5,14 +5,24 @@ is the planner that poses the problem and the optimizer that solves it, both pas
 """
 
 import dataclasses
+import itertools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from safex import rollout
 from safex.agents.planners import Planner, Situation
 from safex.schedules import ScheduleConfig
-from safex.types import Array, Dataset, DynamicsModel, Environment, Metrics, PyTree
+from safex.types import (
+    Array,
+    Dataset,
+    DynamicsModel,
+    Environment,
+    Metrics,
+    Prediction,
+    PyTree,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,6 +152,43 @@ class MPCAgent:
             "search": info,
         }
         return state._replace(optimizer_state=optimizer_state), action, metrics
+
+    def predict(self, state: MPCState, obs: Array, action: Array) -> Prediction:
+        """The calibrated belief about one next observation, `[D], [A] -> Prediction`."""
+        return self.model.predict(state.model_state, obs, action)
+
+    def band(
+        self, state: MPCState, obs: Array, actions: Array
+    ) -> tuple[Array, Array, Array]:
+        """Where the pessimist thinks an action sequence may lead.
+
+        Args:
+          state: the agent's state.
+          obs: `[D]` where it starts.
+          actions: `[H, A]`.
+
+        Returns:
+          nominal, lowest and highest observation of each step, each `[H, D]`; the last
+          two over adversaries that push every dimension one way all the time.
+        """
+        hallucinated = rollout.hallucinated_transition(
+            self.model, state.model_state, self.env, state.pessimism * self.beta, 0.0
+        )
+        corners = jnp.asarray(
+            list(itertools.product((-1.0, 0.0, 1.0), repeat=self.env.obs_dim))
+        )
+
+        def push(eta: Array) -> Array:
+            steps = jnp.broadcast_to(eta, (actions.shape[0], eta.shape[0]))
+            return rollout.trajectory(hallucinated, obs, actions, steps)
+
+        paths = jax.vmap(push)(corners)
+        nominal = push(jnp.zeros(self.env.obs_dim))
+        return nominal, paths.min(0), paths.max(0)
+
+    def test_rows(self, data: Dataset) -> Array:
+        """`[capacity]` bool: rows that the model neither trained nor calibrated on."""
+        return self.model.test_rows(data)
 
     def update(
         self, key: Array, state: MPCState, data: Dataset

@@ -148,7 +148,7 @@ class Pessimistic(_Sampled):
       noise_alpha: multiple of the aleatoric std by which each state is judged.
     """
 
-    noise_alpha: float = 2.0
+    noise_alpha: float = 3.0
 
     def problem(
         self, key: Array, env: Environment, model: DynamicsModel, situation: Situation
@@ -187,7 +187,7 @@ class OptimisticPessimistic:
     """
 
     obs_dim: int
-    noise_alpha: float = 2.0
+    noise_alpha: float = 3.0
 
     def actions(self, decision: Array) -> Array:
         """Drops the agent's own hallucination."""

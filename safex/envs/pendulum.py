@@ -120,6 +120,14 @@ class Pendulum(struct.PyTreeNode):
     limit_name = "|omega|"
     limit_unit = "rad/s"
 
+    @property
+    def noise_std(self) -> Array:
+        """`[3]` std of the next observation, to first order in the noise."""
+        p = self.params
+        angle = p.process_noise_std * p.dt
+        process = jnp.stack([angle, angle, p.process_noise_std])
+        return jnp.sqrt(process**2 + p.observation_noise_std**2)
+
     @classmethod
     def from_config(
         cls, config: PendulumConfig | None = None, speed_threshold: float = 6.0

@@ -7,6 +7,7 @@ mean of the member stds.
 """
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -30,6 +31,7 @@ class EnsembleConfig:
 
     Attributes:
       features: widths of the hidden layers.
+      activation: one of `ACTIVATIONS`.
       num_ensembles: E, number of members.
       output_stds: fixed noise std of a deterministic ensemble, in the unit of each
         output; one number or one per output.
@@ -52,6 +54,7 @@ class EnsembleConfig:
     """
 
     features: tuple[int, ...] = (64, 64)
+    activation: str = "algebraic_swish"
     num_ensembles: int = 5
     output_stds: tuple[float, ...] = (1e-2,)
     min_std: float = 1e-3
@@ -74,6 +77,11 @@ class EnsembleConfig:
         """
         if not self.features or min(self.features) < 1:
             raise ValueError(f"features must be positive widths, got {self.features}")
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(
+                f"activation must be one of {tuple(ACTIVATIONS)}, got "
+                f"{self.activation!r}"
+            )
         if self.num_ensembles < 2:
             raise ValueError(
                 "num_ensembles must be >= 2, a single member has no epistemic std; "
@@ -149,16 +157,34 @@ def split_rows(size: Array, capacity: int, train_share: float) -> Split:
     return Split(valid & ~held_out, held_out & even, held_out & ~even)
 
 
+def algebraic_swish(x: Array) -> Array:
+    """`x (1 + x / (1 + |x|)) / 2`: swish with the softsign for its gate.
+
+    Planning spends half its time in the exponential of swish on a CPU; this one has the
+    same shape, linear on the right and vanishing on the left, and no exponential.
+    """
+    return 0.5 * x * (1.0 + x / (1.0 + jnp.abs(x)))
+
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "algebraic_swish": algebraic_swish,
+    "swish": nn.swish,
+    "tanh": jnp.tanh,
+    "relu": nn.relu,
+}
+
+
 class _MLP(nn.Module):
-    """Swish MLP with a linear head."""
+    """MLP with a linear head."""
 
     features: tuple[int, ...]
     output_dim: int
+    activation: str
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         for width in self.features:
-            x = nn.swish(nn.Dense(width)(x))
+            x = ACTIVATIONS[self.activation](nn.Dense(width)(x))
         return nn.Dense(self.output_dim)(x)
 
 
@@ -217,7 +243,7 @@ class Ensemble:
     @property
     def _network(self) -> _MLP:
         output_dim = self.obs_dim * self.noise.outputs_per_dim
-        return _MLP(self.config.features, output_dim)
+        return _MLP(self.config.features, output_dim, self.config.activation)
 
     def init(self, key: Array) -> EnsembleState:
         """Random members, no normalisation, scale 1."""
@@ -311,18 +337,14 @@ class Ensemble:
     def _moments(self, state: EnsembleState, obs: Array, action: Array) -> Prediction:
         """Ensemble moments with the epistemic std as it comes, uncalibrated."""
         x = state.inputs.normalize(jnp.concatenate([obs, action], axis=-1))
-        # Unrolled over members: on CPU separate 2-D products run 1.2 to 1.5 times
-        # faster than one batched product.
-        moments = [
-            self._member_moments(
-                *jax.tree.map(lambda leaf, e=e: leaf[e], (state.params, state.prior_params)),
-                state.targets,
-                x,
-            )
-            for e in range(self.config.num_ensembles)
-        ]
-        means = jnp.stack([mean for mean, _ in moments])
-        stds = jnp.stack([std for _, std in moments])
+        # A scan over members makes plain 2-D products of all candidates of a planner,
+        # which on a CPU run faster than one product batched over members.
+        members = (state.params, state.prior_params)
+        _, (means, stds) = jax.lax.scan(
+            lambda _, m: (None, self._member_moments(*m, state.targets, x)),
+            None,
+            members,
+        )
         return Prediction(
             mean=obs + state.targets.denormalize(means.mean(0)),
             epistemic_std=means.std(0) * state.targets.std,

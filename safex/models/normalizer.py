@@ -40,10 +40,11 @@ def fit_normalizer(x: Array, mask: Array) -> Normalizer:
     """Mean and population std of the rows where `mask` is true.
 
     Args:
-      x: `[B, D]` data; rows where `mask` is false may hold anything finite.
-      mask: `[B]` bool, at least one true.
+      x: `[B, D]` data; rows where `mask` is false may hold anything.
+      mask: `[B]` bool; without any true the normalizer is the identity.
     """
     weight = mask / jnp.maximum(mask.sum(), 1)
+    x = jnp.where(mask[:, None], x, 0.0)  # 0 times an overflow would be NaN
     mean = weight @ x
     std = jnp.sqrt(weight @ (x - mean) ** 2)
     return Normalizer(mean, jnp.where(std > _CONSTANT_STD, std, 1.0))

@@ -16,11 +16,9 @@ class TrueDynamics:
 
     Attributes:
       env: the system to be predicted.
-      noise_std: `[D]` aleatoric std to report, zero for a system without noise.
     """
 
     env: Environment
-    noise_std: float = 0.0
 
     @property
     def num_members(self) -> int:
@@ -42,7 +40,11 @@ class TrueDynamics:
     def predict(self, state: Environment, obs: Array, action: Array) -> Prediction:
         """The true next observation, epistemic std zero."""
         mean = state.dynamics(obs, action)
-        return Prediction(mean, jnp.zeros_like(mean), jnp.full_like(mean, self.noise_std))
+        return Prediction(mean, jnp.zeros_like(mean), state.noise_std)
+
+    def test_rows(self, data: Dataset) -> Array:
+        """None: what is known for certain has no coverage to measure."""
+        return jnp.zeros(data.transitions.reward.shape, bool)
 
     def member(
         self, state: Environment, obs: Array, action: Array, index: Array

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from safex.optimizers.constraint import Constraint
 from safex.types import Array, Plan, Score
@@ -47,23 +48,29 @@ def coloured_noise(key: Array, exponent: float, shape: tuple[int, int, int]) -> 
     n, horizon, dim = shape
     if exponent == 0.0 or horizon == 1:
         return jax.random.normal(key, shape)
-    frequency = jnp.fft.rfftfreq(horizon)
-    frequency = jnp.maximum(frequency, 1.0 / horizon)
-    amplitude = frequency ** (-0.5 * exponent)
-    # A real signal of even length has a real last coefficient; the first is always
-    # real. Their one remaining part carries the power of two.
-    real_only = jnp.zeros_like(frequency).at[0].set(1.0)
-    if horizon % 2 == 0:
-        real_only = real_only.at[-1].set(1.0)
-    real_key, imag_key = jax.random.split(key)
-    bins = (n, dim, frequency.size)
-    real = jax.random.normal(real_key, bins) * amplitude
-    imag = jax.random.normal(imag_key, bins) * amplitude * (1.0 - real_only)
-    real = real * jnp.where(real_only == 1.0, jnp.sqrt(2.0), 1.0)
-    signal = jnp.fft.irfft(jax.lax.complex(real, imag), horizon)
-    # Variance of irfft output: every bin but the real-only ones is counted twice.
-    power = jnp.sum(amplitude**2 * (4.0 - 2.0 * real_only))
-    return jnp.swapaxes(signal * horizon / jnp.sqrt(power), 1, 2)
+    basis = _coloured_basis(exponent, horizon)
+    white = jax.random.normal(key, (n, dim, basis.shape[0]))
+    return jnp.einsum("nab,bh->nha", white, basis)
+
+
+def _coloured_basis(exponent: float, horizon: int) -> np.ndarray:
+    """`[2 F, H]` inverse real FFT of each real and imaginary unit, with its amplitude.
+
+    A constant matrix in place of a transform: horizons are short, and a transform for
+    each optimizer iteration would cost seconds of compilation.
+    """
+    frequency = np.fft.rfftfreq(horizon)
+    amplitude = np.maximum(frequency, 1.0 / horizon) ** (-0.5 * exponent)
+    units = np.concatenate([np.diag(amplitude), 1j * np.diag(amplitude)])
+    # The first coefficient of a real signal is real, and so is the last one of an even
+    # horizon: their real part carries the power of both.
+    real_only = [0, frequency.size - 1] if horizon % 2 == 0 else [0]
+    for f in real_only:
+        units[f] *= np.sqrt(2.0)
+        units[frequency.size + f] = 0.0
+    basis = np.fft.irfft(units, horizon, axis=1)
+    # Every time step has the same variance, the sum over the basis.
+    return (basis / np.sqrt((basis**2).sum(axis=0))).astype(np.float32)
 
 
 def take(candidates: Candidates, index: Array) -> Candidates:

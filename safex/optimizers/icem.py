@@ -114,17 +114,24 @@ class ICEM:
         mean = state.mean
         std = jnp.full(shape, config.init_std)
         incumbent = gaussian.no_incumbent(*shape)
-        # Elites of the last decision are candidates of the first iteration only.
-        kept = gaussian.evaluate(objective, state.elites) if config.num_kept else None
+        kept = None
         infos = []
-        for i, key_i in enumerate(jax.random.split(key, config.num_iter)):
-            noise = gaussian.coloured_noise(
-                key_i, config.exponent, (config.population(i), *shape)
-            )
-            samples = mean + std * noise
+        # One draw for all iterations: each draw costs most of a second to compile.
+        populations = [config.population(i) for i in range(config.num_iter)]
+        noise = gaussian.coloured_noise(
+            key, config.exponent, (sum(populations), *shape)
+        )
+        first = 0
+        for i, population in enumerate(populations):
+            samples = mean + std * noise[first : first + population]
+            first += population
             if i == config.num_iter - 1:
                 samples = samples.at[0].set(mean)
-            candidates = gaussian.evaluate(objective, jnp.clip(samples, -1.0, 1.0))
+            samples = jnp.clip(samples, -1.0, 1.0)
+            if i == 0:
+                # Elites of the last decision are candidates of this iteration only.
+                samples = jnp.concatenate([samples, state.elites])
+            candidates = gaussian.evaluate(objective, samples)
             if kept is not None:
                 candidates = gaussian.join(candidates, kept)
             candidates = gaussian.take(

@@ -200,8 +200,8 @@ class MinMax:
         """
         c = self.config
 
-        def iterate(carry: MinMaxState, inputs: tuple) -> tuple[MinMaxState, Metrics]:
-            state, (key, std) = carry, inputs
+        def iterate(state: MinMaxState, inputs: tuple) -> tuple[MinMaxState, tuple]:
+            key, std = inputs
             y_key, x_key = jax.random.split(key)
             state, attack = self._y_step(y_key, state, state.x_elites, objective)
             state, ordered = self._x_step(x_key, state, std, objective)
@@ -211,26 +211,22 @@ class MinMax:
                 "attack_cost": attack.cost.max(),
                 "feasible_share": self.constraint.feasible(ordered.score).mean(),
             }
-            safest = gaussian.take(
-                ordered, gaussian.least_cost(ordered.score)[None]
-            ).actions
+            safest = ordered.actions[gaussian.least_cost(ordered.score)]
             return state, (info, safest)
 
         final_key, *keys = jax.random.split(key, c.iterations + 1)
         stds = c.init_std_x * c.std_decay ** jnp.arange(c.iterations)
         state, (info, safest) = jax.lax.scan(iterate, state, (jnp.stack(keys), stds))
 
-        finalists = jnp.concatenate([state.x_elites, safest[-1]])
-        nominal = gaussian.evaluate(objective.nominal, finalists)
+        finalists = jnp.concatenate([state.x_elites, state.x_mean[None], safest[-1:]])
+        finalists = jnp.clip(finalists, -1.0, 1.0)
         if c.verify:
-            # The attack's own adversaries join the archive, so that the next decision
-            # starts from what beat this one.
-            attacked_state, attack = self._y_step(
-                final_key, state, finalists, objective
-            )
-            state = attacked_state._replace(x_elites=state.x_elites)
+            # The adversaries of this attack stay in the archive, so that the next
+            # decision starts from what beat this one.
+            state, attack = self._y_step(final_key, state, finalists, objective)
         else:
             attack = self._attack(objective, finalists, state.archive)
+        nominal = gaussian.evaluate(objective.nominal, finalists)
         worst = self._worst(nominal, attack, mode="worst_case")
         worst = gaussian.take(worst, self.constraint.order(worst.score))
         incumbent = gaussian.update_incumbent(
@@ -248,16 +244,21 @@ class MinMax:
         known = state.archive
         if c.corners:
             known = jnp.concatenate([known, self._corners()])
-        tried = [self._attack(game, agents, known)]
-        mean, std = state.y_mean, jnp.full(shape[1:], c.init_std_y)
-        for key_i in jax.random.split(key, c.num_iter_y):
-            noise = gaussian.coloured_noise(key_i, c.exponent_y, shape)
-            samples = jnp.clip(mean + std * noise, -1.0, 1.0)
-            tried.append(self._attack(game, agents, samples))
-            pool = _concatenate(tried[0], tried[-1])
+        known_attack = self._attack(game, agents, known)
+
+        def refit(carry: tuple, key: Array) -> tuple[tuple, _Attack]:
+            mean, std = carry
+            samples = mean + std * gaussian.coloured_noise(key, c.exponent_y, shape)
+            fresh = self._attack(game, agents, jnp.clip(samples, -1.0, 1.0))
+            pool = _concatenate(known_attack, fresh)
             elites = pool.y[_most_harmful(pool)[: c.num_elites_y]]
-            mean, std = gaussian.refit(mean, std, elites, 0.0, c.min_std)
-        attack = _concatenate(*tried)
+            return gaussian.refit(mean, std, elites, 0.0, c.min_std), fresh
+
+        start = (state.y_mean, jnp.full(shape[1:], c.init_std_y))
+        keys = jax.random.split(key, c.num_iter_y)
+        (mean, _), tried = jax.lax.scan(refit, start, keys)
+        tried = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), tried)
+        attack = _concatenate(known_attack, tried)
         archive = self._next_archive(attack, state.archive)
         return state._replace(y_mean=mean, archive=archive), attack
 
@@ -267,23 +268,27 @@ class MinMax:
         """The agent answers the archive; returns its last candidates, best first."""
         c = self.config
         shape = (c.num_samples_x, c.horizon_x, self.x_dim)
-        mean, std = state.x_mean, jnp.full(shape[1:], std)
-        kept = self._withstand(game, state.x_elites, state.archive)
-        for i, key_i in enumerate(jax.random.split(key, c.num_iter_x)):
-            noise = gaussian.coloured_noise(key_i, c.exponent_x, shape)
-            samples = mean + std * noise
-            if i == c.num_iter_x - 1:
-                samples = samples.at[0].set(mean)
+
+        def refit(carry: tuple, key: Array) -> tuple[tuple, Candidates]:
+            mean, std, kept = carry
+            samples = mean + std * gaussian.coloured_noise(key, c.exponent_x, shape)
+            # The mean and the best so far are candidates as well.
+            samples = jnp.concatenate([samples, mean[None], kept])
             samples = jnp.clip(samples, -1.0, 1.0)
             candidates = self._withstand(game, samples, state.archive)
-            candidates = gaussian.join(candidates, kept)
             candidates = gaussian.take(
                 candidates, self.constraint.order(candidates.score)
             )
-            kept = gaussian.take(candidates, jnp.arange(c.num_fixed_elites_x))
+            kept = candidates.actions[: c.num_fixed_elites_x]
             elites = candidates.actions[: c.num_elites_x]
             mean, std = gaussian.refit(mean, std, elites, 0.0, c.min_std)
-        return state._replace(x_mean=mean, x_elites=kept.actions), candidates
+            return (mean, std, kept), candidates
+
+        start = (state.x_mean, jnp.full(shape[1:], std), state.x_elites)
+        keys = jax.random.split(key, c.num_iter_x)
+        (mean, _, kept), candidates = jax.lax.scan(refit, start, keys)
+        last = jax.tree.map(lambda leaf: leaf[-1], candidates)
+        return state._replace(x_mean=mean, x_elites=kept), last
 
     def _withstand(self, game: Game, agents: Array, archive: Array) -> Candidates:
         """Agents `[N, H, X]` scored against the archive."""

@@ -1,0 +1,132 @@
+"""The claim itself: six methods, two tasks, five seeds, cumulative violations.
+
+python benchmarks/pendulum_study.py run     # about an hour on 2 cores, can be resumed
+python benchmarks/pendulum_study.py report  # tables and figures from what is there
+
+Each group is one call of the launcher, one core each, two at a time. A killed study goes
+on where it was when started again.
+"""
+
+import argparse
+import concurrent.futures
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+METHODS = {
+    "minmax": ["method=minmax"],
+    "safe (mean)": ["method=safe", "model.sampling_mode=MEAN"],
+    "safe (distribution)": [
+        "method=safe",
+        "model.sampling_mode=DIST",
+        "model.num_particles=3",
+    ],
+    "pestraj": ["method=pestraj"],
+    "optminmax": ["method=optminmax"],
+    "unsafe": ["method=unsafe"],
+}
+TASKS = {
+    "pendulum": [],
+    "pendulum with process noise": ["env.process_noise_std=0.1"],
+}
+
+
+def folder_of(out: Path, task: str, method: str) -> Path:
+    """Where a group goes; its name says method and task."""
+    keep = str.maketrans({" ": "_", "(": None, ")": None})
+    return out / task.translate(keep) / method.translate(keep)
+
+
+def run_group(out: Path, task: str, method: str, seeds: int, episodes: int) -> str:
+    """Runs one group in a process of its own, on one core; returns a line about it."""
+    folder = folder_of(out, task, method)
+    if (folder / "summary.json").exists():
+        return f"{task}, {method}: there already"
+    command = [
+        sys.executable,
+        str(ROOT / "experiments" / "launcher_pendulum.py"),
+        *METHODS[method],
+        "model=bnn",
+        *TASKS[task],
+        f"job.num_seeds_per_hparam={seeds}",
+        f"train.num_model_updates={episodes}",
+        "wandb.mode=disabled",
+        "render=false",
+        f"results_dir={folder}",
+    ]
+    # One thread a group: two groups side by side waste less than one on two cores.
+    flags = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+    environment = os.environ | {"XLA_FLAGS": flags, "OMP_NUM_THREADS": "1"}
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder.with_suffix(".log")
+    with log.open("a") as file:
+        code = subprocess.run(
+            command, stdout=file, stderr=file, env=environment, check=False, cwd=ROOT
+        ).returncode
+    return f"{task}, {method}: " + ("done" if code == 0 else f"failed, see {log}")
+
+
+def report(out: Path) -> None:
+    """Prints the tables of all finished groups as Markdown."""
+    for task in TASKS:
+        print(f"\n### {task}\n")
+        print(
+            "| method | violating steps after the random phase, each seed | sum | "
+            "worst excess [rad/s] | final return, mean (worst) | plans without a "
+            "feasible one | coverage of the next episode at 1, 2, 3 |"
+        )
+        print("| --- | --- | ---: | ---: | ---: | ---: | --- |")
+        for method in METHODS:
+            path = folder_of(out, task, method) / "summary.json"
+            if path.exists():
+                print(_row(method, json.loads(path.read_text())))
+
+
+def _row(method: str, summary: dict) -> str:
+    seeds, aggregate = summary["seeds"], summary["aggregate"]
+    after = [
+        s["training_violating_steps"] - s["random_violating_steps"] for s in seeds
+    ]
+    final = aggregate["final_return"]
+    coverage = aggregate["coverage"]["prequential"]
+    shares = " / ".join(f"{100 * coverage[level]['mean']:.1f}" for level in "123")
+    return (
+        f"| {method} | {', '.join(map(str, after))} | {sum(after)} | "
+        f"{aggregate['worst_excess']['max']:.3f} | "
+        f"{final['mean']:.1f} ({final['min']:.1f}) | "
+        f"{sum(s['infeasible_plans'] for s in seeds)} | {shares} % |"
+    )
+
+
+def main() -> None:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=["run", "report"])
+    parser.add_argument("--out", type=Path, default=ROOT / "results" / "study")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--episodes", type=int, default=12)
+    parser.add_argument("--jobs", type=int, default=2)
+    arguments = parser.parse_args()
+    if arguments.what == "run":
+        groups = [(task, method) for method in METHODS for task in TASKS]
+        with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
+            futures = [
+                pool.submit(
+                    run_group,
+                    arguments.out,
+                    *group,
+                    arguments.seeds,
+                    arguments.episodes,
+                )
+                for group in groups
+            ]
+            for future in concurrent.futures.as_completed(futures):
+                print(future.result(), flush=True)
+    report(arguments.out)
+
+
+if __name__ == "__main__":
+    main()

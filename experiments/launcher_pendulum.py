@@ -1,0 +1,38 @@
+"""Safe exploration of the pendulum.
+
+python experiments/launcher_pendulum.py method=minmax model=bnn
+
+method is one of unsafe, safe, pestraj, minmax, optminmax; model is true or bnn. Any
+field of the YAML files in experiments/config can be overridden by its full name, and
+`preset=debug` runs the whole thing in well under a minute.
+"""
+
+import sys
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+
+# The folder above is the project; a script's own folder is all that Python adds.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from experiments.overrides import check_overrides
+
+CONFIG_DIR = Path(__file__).resolve().parent / "config"
+CONFIG_NAME = "launcher_pendulum"
+
+
+@hydra.main(version_base="1.3", config_path="config", config_name=CONFIG_NAME)
+def main(config: DictConfig) -> None:
+    """Runs one configuration."""
+    # JAX takes seconds to import; `--help` and a mistyped key should not wait for it.
+    from experiments.pendulum import run  # noqa: PLC0415
+
+    sys.exit(run(config))
+
+
+if __name__ == "__main__":
+    problem = check_overrides(CONFIG_DIR, CONFIG_NAME, sys.argv[1:])
+    if problem:
+        sys.exit(f"safex: {problem}")
+    main()

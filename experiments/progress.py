@@ -1,0 +1,111 @@
+"""Live progress: seed, episode, return, violations so far, time left."""
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from safex.training.loop import Progress, TrainConfig
+
+
+class LiveProgress:
+    """A live table in a terminal, one line an episode elsewhere.
+
+    Args:
+      console: where to print.
+      config: how many steps and episodes there are.
+      num_seeds: seeds of the job.
+      quiet: print nothing but warnings.
+    """
+
+    def __init__(
+        self, console: Console, config: TrainConfig, num_seeds: int, *, quiet: bool
+    ) -> None:
+        self._console, self._config, self._num_seeds = console, config, num_seeds
+        self._quiet = quiet
+        self._rows: dict[int, Progress] = {}
+        self._start = time.monotonic()
+        self._first: Progress | None = None
+        live = console.is_terminal and not quiet
+        self._live = Live(console=console, refresh_per_second=4) if live else None
+
+    def __enter__(self) -> "LiveProgress":
+        if self._live:
+            self._live.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._live:
+            self._live.__exit__(kind, error, traceback)
+
+    def say(self, message: str) -> None:
+        """Prints a line above the table."""
+        self._console.print(message, highlight=False, markup=False)
+
+    def update(self, progress: Progress) -> None:
+        """Takes the newest word of the loop."""
+        if self._first is None:
+            # What was done before a resume took none of this process's time.
+            self._first, self._start = progress, time.monotonic()
+        self._rows[progress.seed_index] = progress
+        if self._live:
+            self._live.update(self._table())
+        elif not self._quiet and progress.step == self._length(progress.episode):
+            self.say(
+                f"seed {progress.seed_index + 1}/{self._num_seeds}  "
+                f"{self._episode(progress)}  return {progress.episode_return:8.1f}  "
+                f"violations so far {progress.violating_steps}  "
+                f"time left {self._time_left(progress)}"
+            )
+
+    def _table(self) -> Table:
+        table = Table(box=None)
+        for name in ("seed", "episode", "step", "return", "last return"):
+            table.add_column(name, justify="right")
+        table.add_column("violations so far", justify="right")
+        table.add_column("time left", justify="right")
+        newest = max(self._rows)
+        for index, p in self._rows.items():
+            last = "" if p.last_return is None else f"{p.last_return:.1f}"
+            table.add_row(
+                f"{index + 1}/{self._num_seeds}",
+                self._episode(p),
+                f"{p.step}/{self._length(p.episode)}",
+                f"{p.episode_return:.1f}",
+                last,
+                f"[{'red' if p.violating_steps else 'green'}]{p.violating_steps}",
+                self._time_left(p) if index == newest else "",
+            )
+        return table
+
+    def _episode(self, progress: Progress) -> str:
+        if progress.episode == 0:
+            return "random"
+        return f"{progress.episode}/{self._config.num_model_updates}"
+
+    def _length(self, episode: int) -> int:
+        config = self._config
+        return config.num_rollout_steps if episode else config.num_exploration_steps
+
+    def _steps_done(self, p: Progress) -> int:
+        """Steps up to a moment, random ones left out: they take no time."""
+        per_seed = self._config.num_model_updates * self._config.num_rollout_steps
+        done = (p.episode - 1) * self._config.num_rollout_steps + p.step
+        return p.seed_index * per_seed + (done if p.episode else 0)
+
+    def _time_left(self, progress: Progress) -> str:
+        assert self._first is not None
+        done = self._steps_done(progress) - self._steps_done(self._first)
+        if done <= 0:
+            return "..."
+        per_seed = self._config.num_model_updates * self._config.num_rollout_steps
+        left = self._num_seeds * per_seed - self._steps_done(progress)
+        seconds = left * (time.monotonic() - self._start) / done
+        return f"{int(seconds // 60)}:{int(seconds % 60):02d}"

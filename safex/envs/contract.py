@@ -1,0 +1,57 @@
+"""Checks that a system keeps the `Environment` protocol, before any compute is spent."""
+
+import jax
+import jax.numpy as jnp
+
+from safex.errors import ContractError
+from safex.types import Environment
+
+
+def check_environment(env: Environment) -> None:
+    """Traces one reset and one step without running them.
+
+    Raises:
+      ContractError: names the system and what is missing or has the wrong shape; a
+        missing cost is an error, never zero.
+    """
+    name = type(env).__name__
+    for attribute in (
+        "obs_dim",
+        "action_dim",
+        "max_steps",
+        "reset",
+        "step",
+        "reward",
+        "cost",
+        "margin",
+        "project",
+        "dynamics",
+        "observe",
+        "far_state",
+    ):
+        if getattr(env, attribute, None) is None:
+            raise ContractError(f"environment {name} has no {attribute}")
+    key = jax.random.key(0)
+    action = jnp.zeros(env.action_dim)
+    state, obs = jax.eval_shape(env.reset, key)
+    step = jax.eval_shape(env.step, key, state, action)
+    pair = (obs, action, obs)
+    expected = {"obs": (step.obs, (env.obs_dim,))}
+    for field in ("reward", "cost", "terminated", "truncated"):
+        expected[field] = (getattr(step, field, None), ())
+    for field in ("reward", "cost", "margin"):
+        expected[f"{field}(obs, action, next_obs)"] = (
+            jax.eval_shape(getattr(env, field), *pair),
+            (),
+        )
+    for field, (value, shape) in expected.items():
+        if value is None:
+            raise ContractError(
+                f"environment {name} gives no {field}: every step must say it, "
+                "a missing cost is never taken for zero"
+            )
+        if getattr(value, "shape", None) != shape:
+            raise ContractError(
+                f"environment {name}: {field} must have shape {shape}, "
+                f"got {getattr(value, 'shape', type(value).__name__)}"
+            )

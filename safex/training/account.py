@@ -1,0 +1,201 @@
+"""The safety account: what every episode cost, and what the planner said beforehand."""
+
+import json
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from safex.models.calibration import Coverage, coverage
+from safex.training.files import write_atomically, write_text
+from safex.types import Prediction
+
+
+class EpisodeRecord(NamedTuple):
+    """One episode, step by step, as numpy arrays.
+
+    The prediction is the planner's one-step belief at the time of the decision, before
+    the model saw the outcome. A random episode has no plans: `planned` is all false and
+    the plan and prediction fields are NaN (`feasible` true, `backup` false).
+
+    Attributes:
+      obs: `[T, D]` observation before the step.
+      action: `[T, A]`.
+      next_obs: `[T, D]` observation after the step.
+      reward: `[T]`.
+      cost: `[T]`.
+      margin: `[T]` signed distance past the limit, in its unit; > 0 violates.
+      terminated: `[T]` bool, the task's own end; episodes are run on to full length.
+      planned: `[T]` bool, a planner chose the action.
+      feasible: `[T]` bool, the plan met the budget.
+      backup: `[T]` bool, the backup acted.
+      predicted_cost: `[T]` cost over the horizon that the plan was judged by.
+      mean: `[T, D]` predicted next observation.
+      epistemic_std: `[T, D]` calibrated.
+      aleatoric_std: `[T, D]`.
+    """
+
+    obs: np.ndarray
+    action: np.ndarray
+    next_obs: np.ndarray
+    reward: np.ndarray
+    cost: np.ndarray
+    margin: np.ndarray
+    terminated: np.ndarray
+    planned: np.ndarray
+    feasible: np.ndarray
+    backup: np.ndarray
+    predicted_cost: np.ndarray
+    mean: np.ndarray
+    epistemic_std: np.ndarray
+    aleatoric_std: np.ndarray
+
+
+class EpisodeAccount(NamedTuple):
+    """What is kept of an episode.
+
+    Attributes:
+      episode_return: sum of rewards.
+      cost_return: sum of costs.
+      violating_steps: steps with a cost.
+      violation_events: uninterrupted runs of violating steps.
+      worst_excess: largest distance past the limit, in its unit, 0 if never past.
+      infeasible_plans: planned steps whose plan missed the budget.
+      backup_steps: steps on which the backup acted.
+      underpredicted_plans: planned steps after which more cost came within the horizon
+        than the plan had predicted.
+      prequential: coverage of this episode by the model that had not seen it.
+    """
+
+    episode_return: float
+    cost_return: float
+    violating_steps: int
+    violation_events: int
+    worst_excess: float
+    infeasible_plans: int
+    backup_steps: int
+    underpredicted_plans: int
+    prequential: Coverage
+
+
+def count_events(violating: np.ndarray) -> int:
+    """Uninterrupted runs of true in `[T]`."""
+    before = np.concatenate([[False], violating[:-1]])
+    return int((violating & ~before).sum())
+
+
+def account(record: EpisodeRecord, beta: np.ndarray, horizon: int) -> EpisodeAccount:
+    """Adds up an episode.
+
+    Args:
+      record: the episode.
+      beta: `[D]` confidence width.
+      horizon: H of the plans, for predicted against actual cost.
+    """
+    violating = record.cost > 0
+    # Cost of the next H steps from each step on, shorter at the end of the episode.
+    total = np.concatenate([[0.0], np.cumsum(record.cost)])
+    steps = np.arange(record.cost.size)
+    ahead = total[np.minimum(steps + horizon, record.cost.size)] - total[steps]
+    with np.errstate(invalid="ignore"):
+        under = record.planned & (ahead > record.predicted_cost + 1e-4)
+    prediction = Prediction(record.mean, record.epistemic_std, record.aleatoric_std)
+    return EpisodeAccount(
+        episode_return=float(record.reward.sum()),
+        cost_return=float(record.cost.sum()),
+        violating_steps=int(violating.sum()),
+        violation_events=count_events(violating),
+        worst_excess=float(max(record.margin[violating].max(initial=0.0), 0.0)),
+        infeasible_plans=int((record.planned & ~record.feasible).sum()),
+        backup_steps=int(record.backup.sum()),
+        underpredicted_plans=int(under.sum()),
+        prequential=coverage(record.next_obs, prediction, beta, record.planned),
+    )
+
+
+def violations(
+    record: EpisodeRecord, episode: int, first_step: int, limit: float
+) -> list[dict[str, Any]]:
+    """One entry for each violating step, ready for JSON.
+
+    Args:
+      record: the episode.
+      episode: its number, 0 for the random phase.
+      first_step: environment steps taken before it.
+      limit: the limit, in its unit.
+    """
+    return [
+        {
+            "step": int(first_step + t),
+            "episode": episode,
+            "step_in_episode": int(t),
+            "state": [float(x) for x in record.next_obs[t]],
+            "action": [float(x) for x in record.action[t]],
+            "cost": float(record.cost[t]),
+            "limit": limit,
+            "excess": float(record.margin[t]),
+            "predicted_cost": (
+                float(record.predicted_cost[t]) if record.planned[t] else None
+            ),
+            "plan_feasible": bool(record.feasible[t]) if record.planned[t] else None,
+            "backup": bool(record.backup[t]),
+        }
+        for t in np.flatnonzero(record.cost > 0)
+    ]
+
+
+def save_record(path: Path, record: EpisodeRecord) -> None:
+    """Writes a record as npz, whole or not at all."""
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            np.savez_compressed(file, **record._asdict())
+
+    write_atomically(path, write)
+
+
+def load_record(path: Path) -> EpisodeRecord:
+    """Reads a record; npz without pickles runs no code.
+
+    Raises:
+      ValueError: the file is broken or not a record.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return EpisodeRecord(**{name: arrays[name] for name in arrays.files})
+    except (
+        OSError,
+        TypeError,
+        ValueError,
+        EOFError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
+        raise ValueError(f"{path} is not a whole episode record: {error}") from error
+
+
+def append_jsonl(path: Path, entries: Sequence[dict[str, Any]]) -> None:
+    """Appends entries, one JSON object a line."""
+    with path.open("a") as file:
+        file.writelines(json.dumps(entry) + "\n" for entry in entries)
+
+
+def truncate_jsonl(path: Path, last_episode: int) -> None:
+    """Keeps only whole lines of episodes up to the last one given.
+
+    A torn last line can only belong to an episode that is run again.
+    """
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if entry["episode"] <= last_episode:
+            kept.append(line + "\n")
+    write_text(path, "".join(kept))

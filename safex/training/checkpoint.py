@@ -1,0 +1,113 @@
+"""Checkpoints: one pytree of arrays a file, checked on the way back.
+
+A file is a JSON header line (format, episode, fingerprint of the configuration, SHA-256
+of the payload) and flax's msgpack bytes of the pytree. Reading it runs no code. The
+newest good file wins; a damaged or foreign one is named and passed over.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import serialization
+
+from safex.errors import CheckpointError
+from safex.training.files import write_atomically
+from safex.types import PyTree
+
+_FORMAT = "safex-checkpoint-1"
+
+
+def save_checkpoint(
+    folder: Path, state: PyTree, episode: int, fingerprint: str, keep: int = 3
+) -> Path:
+    """Writes the state after an episode and removes all but the newest few.
+
+    Args:
+      folder: one seed's checkpoint folder.
+      state: pytree of arrays.
+      episode: the last episode that the state has learned from.
+      fingerprint: of the configuration.
+      keep: files to keep; one is not enough, it may be the damaged one.
+    """
+    payload = serialization.to_bytes(jax.device_get(state))
+    header = {
+        "format": _FORMAT,
+        "episode": episode,
+        "fingerprint": fingerprint,
+        "sha256": hashlib.sha256(payload).hexdigest(),
+    }
+    content = json.dumps(header).encode() + b"\n" + payload
+    path = folder / f"episode_{episode:04d}.ckpt"
+    write_atomically(path, lambda temporary: _write_bytes(temporary, content))
+    for old in _newest_first(folder)[keep:]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def load_checkpoint(
+    folder: Path, template: PyTree, fingerprint: str, warn: Callable[[str], None]
+) -> tuple[PyTree, int] | None:
+    """The newest good checkpoint and its episode, or None if there never was one.
+
+    Args:
+      folder: one seed's checkpoint folder.
+      template: a pytree of the same structure, shapes and dtypes.
+      fingerprint: of the configuration.
+      warn: told of each file that is passed over, and why.
+
+    Raises:
+      CheckpointError: there are checkpoints, but none can be used.
+    """
+    paths = _newest_first(folder)
+    for path in paths:
+        try:
+            return _read(path, template, fingerprint)
+        except CheckpointError as error:
+            warn(f"{error}; trying the checkpoint before it")
+    if paths:
+        raise CheckpointError(
+            f"none of the {len(paths)} checkpoints in {folder} can be used; "
+            "remove the folder to start this seed afresh"
+        )
+    return None
+
+
+def _read(path: Path, template: PyTree, fingerprint: str) -> tuple[PyTree, int]:
+    try:
+        line, _, payload = path.read_bytes().partition(b"\n")
+        header: dict[str, Any] = json.loads(line)
+        digest, episode = header["sha256"], int(header["episode"])
+        if header["format"] != _FORMAT:
+            raise CheckpointError(f"{path} has the unknown format {header['format']!r}")
+        if header["fingerprint"] != fingerprint:
+            raise CheckpointError(f"{path} belongs to another configuration")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} is not a safex checkpoint") from error
+    if hashlib.sha256(payload).hexdigest() != digest:
+        raise CheckpointError(f"{path} is truncated or damaged")
+    try:
+        state = serialization.from_bytes(template, payload)
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} does not fit this version: {error}") from error
+    for expected, got in zip(
+        jax.tree.leaves(template), jax.tree.leaves(state), strict=True
+    ):
+        if np.shape(expected) != np.shape(got):
+            raise CheckpointError(
+                f"{path} does not fit this configuration: an array of shape "
+                f"{np.shape(got)} stands where {np.shape(expected)} is expected"
+            )
+    return jax.tree.map(jax.numpy.asarray, state), episode
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    return sorted(folder.glob("episode_*.ckpt"), reverse=True)
+
+
+def _write_bytes(path: Path, content: bytes) -> None:
+    path.write_bytes(content)

@@ -1,0 +1,58 @@
+"""The H steps in which the last episode came closest to its limit, foretold."""
+
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from safex.training.account import EpisodeRecord
+from safex.training.files import write_atomically
+from safex.training.plots import Forecast
+from safex.types import Agent, PyTree
+
+
+def forecast_episode(
+    agent: Agent, agent_state: PyTree, record: EpisodeRecord, horizon: int
+) -> Forecast:
+    """Predicts the executed actions from before the closest call on.
+
+    Args:
+      agent: the agent.
+      agent_state: its state before it learned from the episode.
+      record: the episode.
+      horizon: H.
+    """
+    length = record.cost.size
+    horizon = min(horizon, length)
+    closest = int(np.argmax(record.margin))
+    start = int(np.clip(closest - (2 * horizon) // 3, 0, length - horizon))
+    window = slice(start, start + horizon)
+    mean, lower, upper = jax.jit(partial(agent.band, agent_state))(
+        jnp.asarray(record.obs[start]), jnp.asarray(record.action[window])
+    )
+    return Forecast(
+        start,
+        np.asarray(mean),
+        np.asarray(lower),
+        np.asarray(upper),
+        record.next_obs[window],
+    )
+
+
+def save_forecast(path: Path, forecast: Forecast) -> None:
+    """Writes a forecast as npz, whole or not at all."""
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            np.savez_compressed(file, **forecast._asdict())
+
+    write_atomically(path, write)
+
+
+def load_forecast(path: Path) -> Forecast:
+    """Reads a forecast; npz without pickles runs no code."""
+    with np.load(path, allow_pickle=False) as arrays:
+        fields = {name: arrays[name] for name in arrays.files}
+    return Forecast(**fields | {"start_step": int(fields["start_step"])})

@@ -1,0 +1,245 @@
+"""From what the seeds left on disk: summary, table, plots and videos."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from safex.models.calibration import COVERAGE_LEVELS, Coverage
+from safex.training import plots
+from safex.training.account import EpisodeRecord, account, load_record
+from safex.training.forecast import load_forecast
+from safex.training.statistics import nominal_coverage, summarise
+from safex.training.video import pendulum_video
+from safex.types import Environment
+
+_COVERAGES = ("held_out", "out_of_distribution", "prequential")
+_PLOTTED_WIDTH = 2.0
+_QUANTITIES = (
+    "final_return",
+    "training_violating_steps",
+    "random_violating_steps",
+    "training_violation_events",
+    "worst_excess",
+    "infeasible_plans",
+    "backup_steps",
+    "underpredicted_plans",
+)
+
+
+class RunInfo(NamedTuple):
+    """What the summary says of the run as a whole.
+
+    Attributes:
+      env: name of the task.
+      method: name of the method.
+      model: name of the model.
+      revision: of the code.
+      episodes: planned episodes.
+      random_steps: steps of the random phase.
+      horizon: H of the plans.
+      cost_budget: allowed cost of an episode.
+      limit_name: what is limited.
+      limit: the limit, in its unit.
+      limit_unit: that unit.
+      limit_index: which observation coordinate is limited.
+      beta: `[D]` confidence width.
+    """
+
+    env: str
+    method: str
+    model: str
+    revision: str
+    episodes: int
+    random_steps: int
+    horizon: int
+    cost_budget: float
+    limit_name: str
+    limit: float
+    limit_unit: str
+    limit_index: int
+    beta: np.ndarray
+
+
+def summarise_run(
+    results_dir: Path, info: RunInfo, seeds: Sequence[int]
+) -> dict[str, Any]:
+    """Adds up all seeds, ready for JSON.
+
+    `seconds` is the time spent collecting and fitting over all seeds, however often the
+    run was stopped and resumed; `seconds_per_decision` the median over planned steps.
+    """
+    entries = [
+        _summarise_seed(results_dir / f"seed_{index}", seed, info)
+        for index, seed in enumerate(seeds)
+    ]
+    timings = [_timings(results_dir / f"seed_{i}") for i in range(len(seeds))]
+    return {
+        "env": info.env,
+        "method": info.method,
+        "model": info.model,
+        "num_seeds": len(seeds),
+        "episodes": info.episodes,
+        "random_steps": info.random_steps,
+        "revision": info.revision,
+        "seconds": sum(seconds for seconds, _ in timings),
+        "seconds_per_decision": float(
+            np.median(np.concatenate([decisions for _, decisions in timings]))
+        ),
+        "limit": {
+            "name": info.limit_name,
+            "value": info.limit,
+            "unit": info.limit_unit,
+        },
+        "seeds": entries,
+        "aggregate": _aggregate(entries),
+    }
+
+
+def write_figures(
+    results_dir: Path,
+    info: RunInfo,
+    seeds: Sequence[int],
+    env: Any,
+    summary: Mapping[str, Any],
+) -> list[Path]:
+    """Draws every plot of the run; returns the files."""
+    folder = results_dir / "plots"
+    records = [_records(results_dir / f"seed_{i}", info) for i in range(len(seeds))]
+    planned = [seed_records[1:] for seed_records in records]
+    returns = [[r.reward.sum() for r in episodes] for episodes in planned]
+    violations = [[(r.cost > 0).sum() for r in episodes] for episodes in records]
+    made = [folder / "learning.png", folder / "phase_portrait.png"]
+    plots.plot_learning(
+        made[0], np.array(returns), np.array(violations), info.cost_budget
+    )
+    plots.plot_phase_portrait(made[1], planned, info.limit, seeds=list(seeds))
+    made += [folder / "prediction.png", folder / "forecast.png"]
+    # The band of the plots is the one that coverage counts: two beta-sigma.
+    last = planned[0][-1]
+    last = last._replace(epistemic_std=last.epistemic_std * info.beta)
+    plots.plot_prediction(
+        made[2],
+        last,
+        env.obs_names,
+        info.limit,
+        _PLOTTED_WIDTH,
+        limit_index=info.limit_index,
+    )
+    plots.plot_forecast(
+        made[3],
+        load_forecast(results_dir / "seed_0" / "forecast.npz"),
+        env.obs_names,
+        info.limit,
+        limit_index=info.limit_index,
+    )
+    shares = _mean_coverage(summary)
+    if shares:
+        made.append(folder / "calibration.png")
+        levels = [nominal_coverage(level) for level in COVERAGE_LEVELS]
+        plots.plot_calibration(made[-1], levels, shares)
+    return made
+
+
+def write_videos(
+    results_dir: Path, info: RunInfo, seeds: Sequence[int], env: Environment
+) -> list[Path]:
+    """Films the last episode of each seed; returns the files."""
+    made = []
+    for index, seed in enumerate(seeds):
+        record = _records(results_dir / f"seed_{index}", info)[-1]
+        path = results_dir / "videos" / f"seed_{index}.mp4"
+        lines = (
+            f"{info.method} with {info.model} model",
+            f"seed {seed}, episode {info.episodes}",
+        )
+        pendulum_video(path, record, env, lines=lines)
+        made.append(path)
+    return made
+
+
+def _records(folder: Path, info: RunInfo) -> list[EpisodeRecord]:
+    return [
+        load_record(folder / "episodes" / f"episode_{episode:03d}.npz")
+        for episode in range(info.episodes + 1)
+    ]
+
+
+def _rows(folder: Path) -> list[dict[str, Any]]:
+    text = (folder / "metrics.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def _summarise_seed(folder: Path, seed: int, info: RunInfo) -> dict[str, Any]:
+    entries = [account(r, info.beta, info.horizon) for r in _records(folder, info)]
+    planned = entries[1:]
+    pooled = sum((e.prequential for e in planned[1:]), start=planned[0].prequential)
+    last = _rows(folder)[-1]
+    levels = [f"{level:g}" for level in COVERAGE_LEVELS]
+    known = last["coverage/held_out/1"] is not None
+    coverages: dict[str, dict[str, float | None]] = {
+        name: {level: last[f"coverage/{name}/{level}"] for level in levels}
+        for name in _COVERAGES
+    }
+    # A model that is the truth makes no claim to be covered.
+    nothing = Coverage(np.zeros(len(levels), int), 0)
+    coverages["prequential"] = (pooled if known else nothing).shares()
+    return {
+        "seed": seed,
+        "final_return": planned[-1].episode_return,
+        "training_violating_steps": sum(e.violating_steps for e in entries),
+        "random_violating_steps": entries[0].violating_steps,
+        "training_violation_events": sum(e.violation_events for e in entries),
+        "worst_excess": max(e.worst_excess for e in entries),
+        "infeasible_plans": sum(e.infeasible_plans for e in planned),
+        "backup_steps": sum(e.backup_steps for e in planned),
+        "underpredicted_plans": sum(e.underpredicted_plans for e in planned),
+        "episode_returns": [e.episode_return for e in planned],
+        "episode_violating_steps": [e.violating_steps for e in entries],
+        "coverage": coverages,
+    }
+
+
+def _aggregate(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    aggregate: dict[str, Any] = {
+        name: summarise([entry[name] for entry in entries]) for name in _QUANTITIES
+    }
+    aggregate["coverage"] = {
+        name: {
+            level: _summarise_known([e["coverage"][name][level] for e in entries])
+            for level in entries[0]["coverage"][name]
+        }
+        for name in _COVERAGES
+    }
+    return aggregate
+
+
+def _summarise_known(values: Sequence[float | None]) -> dict[str, float | None] | None:
+    known = [value for value in values if value is not None]
+    return summarise(known) if len(known) == len(values) else None
+
+
+def _timings(folder: Path) -> tuple[float, np.ndarray]:
+    """All seconds of a seed, and those of each planned decision.
+
+    The first compiled call of a process is left out of the decisions.
+    """
+    total, decisions = 0.0, []
+    for line in (folder / "timing.jsonl").read_text().splitlines():
+        entry = json.loads(line)
+        total += sum(entry["call_seconds"]) + entry["fit_seconds"]
+        if entry["episode"] > 0:
+            calls = np.asarray(entry["call_seconds"]) / entry["steps_per_call"]
+            decisions += calls[1 if entry["compiles"] else 0 :].tolist()
+    return total, np.asarray(decisions)
+
+
+def _mean_coverage(summary: Mapping[str, Any]) -> dict[str, list[float]]:
+    """Coverage by name and level, without what no seed could measure."""
+    shares = {}
+    for name, levels in summary["aggregate"]["coverage"].items():
+        if all(levels[level] is not None for level in levels):
+            shares[name] = [levels[level]["mean"] for level in levels]
+    return shares

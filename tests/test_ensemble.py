@@ -1,0 +1,407 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from safex.models.calibration import CalibrationConfig
+from safex.models.ensemble import (
+    EnsembleConfig,
+    deterministic_ensemble,
+    probabilistic_ensemble,
+    split_rows,
+)
+from safex.types import Dataset, Transition
+from tests.helpers import assert_close
+
+CAPACITY = 400
+SIZE = 300
+DT = 0.02  # one step moves little, beside the spread of the observations
+NOISE = 0.01
+SEED = jax.random.key(3)
+
+SMALL = EnsembleConfig(
+    features=(32,),
+    num_ensembles=3,
+    num_training_steps=600,
+    batch_size=32,
+    lr_rate=1e-2,
+    eval_frequency=50,
+    patience=0,
+)
+LEARNED = probabilistic_ensemble(2, 1, SMALL, CalibrationConfig(target_coverage=0.9))
+FIXED = deterministic_ensemble(
+    2,
+    1,
+    dataclasses.replace(
+        SMALL,
+        output_stds=(0.004, 0.006),
+        prior_scale=1.0,
+        patience=2,
+        return_best_model=False,
+    ),
+    CalibrationConfig(method="kuleshov", prequential=False),
+)
+
+
+class Compiled:
+    """A model with its methods compiled, `predict` and `member` over a batch."""
+
+    def __init__(self, model):
+        # Compiling costs more than running here: skip the expensive passes.
+        options = {"xla_backend_optimization_level": 0}
+        self.model = model
+        self.init = jax.jit(model.init)
+        self.fit = jax.jit(model.fit, compiler_options=options)
+        self.predict = jax.jit(jax.vmap(model.predict, (None, 0, 0)))
+        self.member = jax.jit(jax.vmap(model.member, (None, 0, 0, None)))
+
+    def fitted(self, data, key=SEED):
+        return self.fit(key, self.init(jax.random.key(4)), data)
+
+
+@pytest.fixture(scope="module")
+def learned():
+    return Compiled(LEARNED)
+
+
+@pytest.fixture(scope="module")
+def fixed():
+    return Compiled(FIXED)
+
+
+def true_step(obs, action):
+    """A linear and a sine row; the differences are small beside the observations."""
+    drift = np.stack([obs[:, 1], action[:, 0] - np.sin(obs[:, 0])], axis=1)
+    return obs + DT * drift
+
+
+def dataset(seed=0, *, noise=0.0, size=SIZE, padding=0.0):
+    """Transitions of the true system, around `(0, 10)` so that nothing is centred."""
+    rng = np.random.default_rng(seed)
+    obs = rng.uniform([-2.0, 8.0], [2.0, 12.0], (CAPACITY, 2))
+    action = rng.uniform(-1.0, 1.0, (CAPACITY, 1))
+    next_obs = true_step(obs, action) + noise * rng.normal(size=obs.shape)
+    valid = np.arange(CAPACITY) < size
+    obs, action, next_obs = (
+        np.where(valid[:, None], x, padding).astype(np.float32)
+        for x in (obs, action, next_obs)
+    )
+    zero, false = np.zeros(CAPACITY, np.float32), np.zeros(CAPACITY, bool)
+    transitions = Transition(obs, action, zero, zero, next_obs, false, false)
+    return Dataset(transitions, jnp.asarray(size, jnp.int32))
+
+
+CLEAN = dataset()
+NOISY = dataset(noise=NOISE)
+FRESH = dataset(seed=9, size=CAPACITY)
+FAR_OBS = np.tile(np.array([[60.0, -60.0]], np.float32), (CAPACITY, 1))
+ACTION = FRESH.transitions.action
+
+
+@pytest.fixture(scope="module")
+def clean(learned):
+    return learned.fitted(CLEAN)
+
+
+@pytest.fixture(scope="module")
+def noisy(learned):
+    return learned.fitted(NOISY)
+
+
+@pytest.fixture(scope="module")
+def fixed_clean(fixed):
+    return fixed.fitted(CLEAN)
+
+
+def predict(model, state, obs=FRESH.transitions.obs):
+    return jax.device_get(model.predict(state, obs, ACTION))
+
+
+def relative_error(prediction):
+    """Error on fresh rows, as a share of the std of the true differences, `[D]`."""
+    error = FRESH.transitions.next_obs - prediction.mean
+    moved = FRESH.transitions.next_obs - FRESH.transitions.obs
+    return np.sqrt((error**2).mean(0)) / moved.std(0)
+
+
+def held_out_nll(model, state, data):
+    """Mean NLL of the members on the rows that stop the training early."""
+    rows = np.flatnonzero(split_rows(data.size, CAPACITY, 0.8).calibrate)
+    nll = []
+    for index in range(model.model.num_members):
+        prediction = model.member(
+            state, data.transitions.obs, data.transitions.action, index
+        )
+        mean, std = prediction.mean[rows], prediction.aleatoric_std[rows]
+        z = (data.transitions.next_obs[rows] - mean) / std
+        normalised_std = std / state.targets.std
+        nll.append(0.5 * z**2 + np.log(normalised_std) + 0.5 * np.log(2 * np.pi))
+    return float(np.mean(nll))
+
+
+# The split.
+
+
+def sides(size, share=0.8):
+    return np.stack(split_rows(size, CAPACITY, share))
+
+
+def test_hundred_rows_are_split_80_10_10():
+    assert sides(100).sum(1).tolist() == [80, 10, 10]
+
+
+@pytest.mark.parametrize("share", [0.5, 0.8, 0.9])
+def test_split_is_a_partition_of_the_valid_rows_in_blocks_of_five(share):
+    split = sides(397, share)
+    assert np.array_equal(split.sum(0), np.arange(CAPACITY) < 397)
+    blocks = split[:, :395].reshape(3, -1, 5)
+    assert np.all(blocks == blocks[..., :1])
+    rest = (1 - share) / 2
+    assert np.allclose(split.sum(1) / 397, [share, rest, rest], atol=0.02)
+
+
+def test_a_row_never_changes_sides():
+    full = sides(CAPACITY)
+    for size in (1, 23, 24, 100, 399):
+        part = sides(size)
+        assert np.array_equal(part[:, :size], full[:, :size])
+        assert not part[:, size:].any()
+
+
+def test_test_rows_are_the_third_side():
+    expected = split_rows(SIZE, CAPACITY, 0.8).test
+    assert np.array_equal(LEARNED.test_rows(CLEAN), expected)
+
+
+# What a fit learns.
+
+
+def test_learns_differences_to_a_few_percent(learned, clean, fixed, fixed_clean):
+    for model, (state, _) in ((learned, clean), (fixed, fixed_clean)):
+        linear, sine = relative_error(predict(model, state))
+        assert linear < 0.03
+        assert sine < 0.2
+
+
+def test_learned_noise_is_the_systems_own(learned, noisy):
+    std = predict(learned, noisy[0]).aleatoric_std.mean(0)
+    assert np.all(np.abs(std / NOISE - 1.0) < 0.25), std
+
+
+def test_learned_noise_is_small_where_there_is_none(learned, clean):
+    assert np.all(predict(learned, clean[0]).aleatoric_std.mean(0) < 0.3 * NOISE)
+
+
+def test_fixed_noise_is_what_the_user_said(fixed, fixed_clean):
+    std = predict(fixed, fixed_clean[0]).aleatoric_std
+    assert_close(std, np.broadcast_to([0.004, 0.006], std.shape))
+
+
+def test_members_disagree_far_from_the_data(learned, clean, fixed, fixed_clean):
+    for model, (state, _) in ((learned, clean), (fixed, fixed_clean)):
+        near = predict(model, state).epistemic_std
+        far = predict(model, state, FAR_OBS).epistemic_std
+        assert np.all(far.mean(0) > 5.0 * near.mean(0))
+
+
+def test_priors_spread_members_far_away(fixed, fixed_clean):
+    state, _ = fixed_clean
+    without = state._replace(
+        prior_params=jax.tree.map(jnp.zeros_like, state.prior_params)
+    )
+    spread = predict(fixed, state, FAR_OBS).epistemic_std.mean(0)
+    # Training has made up for the priors near the data, so leaving them away there
+    # would make the members disagree.
+    near, near_without = predict(fixed, state), predict(fixed, without)
+    assert np.all(near.epistemic_std.mean(0) < near_without.epistemic_std.mean(0))
+    trained = fixed.fit(SEED, without, CLEAN)[0]
+    assert np.all(spread > predict(fixed, trained, FAR_OBS).epistemic_std.mean(0))
+
+
+def test_the_last_calibration_of_the_test_rows_is_honest(learned, noisy):
+    state, _ = noisy
+    rows = np.asarray(LEARNED.test_rows(NOISY))
+    t = NOISY.transitions
+    prediction = learned.predict(state, t.obs, t.action)
+    std = np.hypot(prediction.epistemic_std, prediction.aleatoric_std)
+    inside = (np.abs(t.next_obs - prediction.mean) <= 1.6449 * std)[rows].mean()
+    assert inside > 0.8  # target 0.9; 60 values, 2.5 standard errors
+
+
+# What a fit must not depend on.
+
+
+def test_padding_never_matters(learned, noisy):
+    state, metrics = learned.fitted(dataset(noise=NOISE, padding=1e6))
+    assert_close((state, metrics), noisy, rtol=0.0, atol=0.0)
+
+
+def test_test_rows_change_nothing(learned, noisy):
+    t = NOISY.transitions
+    test = np.asarray(LEARNED.test_rows(NOISY))
+    spoiled = np.where(test[:, None], np.float32(1e3), t.next_obs)
+    state, _ = learned.fitted(NOISY._replace(transitions=t._replace(next_obs=spoiled)))
+    assert_close(state, noisy[0], rtol=0.0, atol=0.0)
+
+
+def test_same_key_same_result_other_key_other(learned, noisy):
+    again, _ = learned.fitted(NOISY)
+    assert_close(again, noisy[0], rtol=0.0, atol=0.0)
+    other, _ = learned.fitted(NOISY, key=jax.random.key(5))
+    kernel = other.params["params"]["Dense_0"]["kernel"]
+    assert not np.allclose(kernel, again.params["params"]["Dense_0"]["kernel"])
+
+
+def test_a_fit_compiles_once_as_the_data_grow(learned):
+    state = learned.init(SEED)
+    for size in (50, 51, 300, 400):
+        state, _ = learned.fit(SEED, state, dataset(size=size))
+        assert state.size_seen == size
+    assert learned.fit._cache_size() == 1
+
+
+def test_a_fit_with_nothing_held_out_yet_still_learns(learned):
+    few = dataset(size=12)  # the first held-out block are rows 20 to 24
+    state, metrics = learned.fitted(few)
+    for value in jax.tree.leaves((state, metrics)):
+        assert np.all(np.isfinite(value))
+    moved = few.transitions.next_obs - few.transitions.obs
+    t = few.transitions
+    error = (t.next_obs - learned.predict(state, t.obs, t.action).mean)[:12]
+    assert np.all(np.sqrt((error**2).mean(0)) < 0.2 * moved[:12].std(0))
+
+
+# The moments.
+
+
+def test_moments_are_those_of_the_members(learned, noisy):
+    state = noisy[0]._replace(calibration_scale=jnp.array([1.5, 4.0]))
+    obs = FRESH.transitions.obs
+    members = [
+        jax.device_get(learned.member(state, obs, ACTION, index)) for index in range(3)
+    ]
+    means = np.stack([member.mean for member in members])
+    stds = np.stack([member.aleatoric_std for member in members])
+    prediction = predict(learned, state)
+    assert_close(prediction.mean, means.mean(0), rtol=1e-4)
+    expected = np.array([1.5, 4.0]) * means.std(0)
+    assert_close(prediction.epistemic_std, expected, rtol=1e-2, atol=1e-5)
+    assert_close(prediction.aleatoric_std, stds.mean(0), rtol=1e-4)
+    assert not members[0].epistemic_std.any()
+    assert LEARNED.num_members == 3
+
+
+def test_one_row_eagerly_is_a_row_of_the_batch(learned, noisy):
+    batch = predict(learned, noisy[0])
+    one = LEARNED.predict(noisy[0], FRESH.transitions.obs[7], ACTION[7])
+    row = jax.tree.map(lambda x: x[7], batch)
+    assert_close(one.mean, row.mean, rtol=1e-4)
+    assert_close(one.epistemic_std, row.epistemic_std, rtol=1e-2, atol=1e-5)
+    assert_close(one.aleatoric_std, row.aleatoric_std, rtol=1e-4)
+
+
+# When training stops, and what it starts from.
+
+
+def test_the_best_evaluation_is_kept(learned, clean, noisy):
+    for (state, metrics), data in ((clean, CLEAN), (noisy, NOISY)):
+        assert held_out_nll(learned, state, data) == pytest.approx(
+            float(metrics["held_out/nll"]), rel=1e-3, abs=1e-3
+        )
+        assert metrics["train/steps"] == 600  # patience 0 never ends it early
+    # Few noisy rows are soon overfitted; the best is far from the last.
+    few = dataset(noise=NOISE, size=60)
+    state, metrics = learned.fitted(few)
+    best = float(metrics["held_out/nll"])
+    assert held_out_nll(learned, state, few) == pytest.approx(best, rel=1e-2, abs=1e-2)
+    assert float(metrics["train/nll"]) < best - 0.2
+
+
+def test_an_early_stop_keeps_the_last_if_told_so(fixed, fixed_clean):
+    assert fixed_clean[1]["train/steps"] > 300
+    # Pure noise cannot be learned, only overfitted.
+    t = NOISY.transitions
+    noise = np.random.default_rng(2).normal(size=t.obs.shape).astype(np.float32)
+    data = Dataset(t._replace(next_obs=t.obs + 0.01 * noise), jnp.asarray(60))
+    state, metrics = fixed.fitted(data)
+    assert 150 <= metrics["train/steps"] <= 300
+    best = float(metrics["held_out/nll"])
+    assert held_out_nll(fixed, state, data) > best + 0.01
+
+
+def test_a_second_fit_starts_from_the_first(learned, noisy):
+    _, cold = noisy
+    _, warm = learned.fit(SEED, noisy[0], NOISY)
+    assert float(warm["train/nll"]) < float(cold["train/nll"])
+
+
+# Calibration.
+
+
+def refit(model, state, jump):
+    """The metrics of a refit after 100 more rows, in which row 0 moves by `jump`."""
+    full = dataset(size=CAPACITY)
+    t = full.transitions
+    late = np.arange(CAPACITY) >= SIZE
+    next_obs = t.next_obs + np.outer(jump * late, [1.0, 0.0]).astype(np.float32)
+    full = full._replace(transitions=t._replace(next_obs=next_obs))
+    return jax.device_get(model.fit(SEED, state, full)[1])
+
+
+def test_surprising_rows_widen_the_scale(learned, clean):
+    assert not clean[1]["calibration/prequential_scale"].any()  # nothing to confront
+    usual, surprised = (refit(learned, clean[0], jump) for jump in (0.0, 0.1))
+    for metrics in (usual, surprised):
+        parts = [
+            metrics[f"calibration/{of}_scale"] for of in ("prequential", "held_out")
+        ]
+        assert_close(metrics["calibration/scale"], np.maximum(*parts))
+    before, after = (m["calibration/prequential_scale"] for m in (usual, surprised))
+    assert before[0] < 5.0
+    assert after[0] == 10.0
+    assert after[1] == before[1]
+
+
+def test_without_prequential_calibration_nothing_surprises(fixed, fixed_clean):
+    metrics = refit(fixed, fixed_clean[0], 0.1)
+    assert not metrics["calibration/prequential_scale"].any()
+    assert_close(metrics["calibration/scale"], metrics["calibration/held_out_scale"])
+
+
+# Settings.
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("features", ()),
+        ("features", (8, 0)),
+        ("num_ensembles", 1),
+        ("output_stds", ()),
+        ("output_stds", (0.1, 0.0)),
+        ("min_std", 0.0),
+        ("num_training_steps", 0),
+        ("batch_size", 0),
+        ("lr_rate", 0.0),
+        ("lr_rate", float("nan")),
+        ("weight_decay", -1.0),
+        ("train_share", 0.0),
+        ("train_share", 1.0),
+        ("eval_frequency", 0),
+        ("eval_batch_size", 0),
+        ("patience", -1),
+        ("prior_scale", -0.1),
+    ],
+)
+def test_impossible_settings_name_the_field(field, value):
+    with pytest.raises(ValueError, match=field):
+        EnsembleConfig(**{field: value})
+
+
+def test_output_stds_need_one_entry_or_one_per_output():
+    with pytest.raises(ValueError, match="output_stds needs 1 or 2 entries, got 3"):
+        deterministic_ensemble(
+            2, 1, EnsembleConfig(output_stds=(1.0,) * 3), CalibrationConfig()
+        )

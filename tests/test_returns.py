@@ -1,0 +1,59 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from safex.returns import (
+    budget_to_threshold,
+    conditional_value_at_risk,
+    discounted_sum,
+)
+from tests.helpers import assert_close
+
+
+def test_discounted_sum_by_hand():
+    x = jnp.array([1.0, 2.0, 4.0])
+    assert_close(discounted_sum(x, 0.5), 1.0 + 1.0 + 1.0)
+    assert_close(discounted_sum(x, 1.0), 7.0)
+    assert_close(discounted_sum(x, 0.0), 1.0)
+
+
+def test_discounted_sum_runs_over_the_leading_axis():
+    x = np.arange(6.0, dtype=np.float32).reshape(3, 2)
+    expected = np.array([0.0 + 1.0 + 1.0, 1.0 + 1.5 + 1.25])
+    assert_close(discounted_sum(jnp.asarray(x), 0.5), expected)
+
+
+def test_budget_to_threshold_by_hand():
+    # 10 per episode of 4 steps is 2.5 a step: 2.5 (1 + 1/2 + 1/4 + 1/8).
+    assert budget_to_threshold(10.0, 0.5, 4) == pytest.approx(4.6875)
+
+
+@pytest.mark.parametrize("discount", [0.9, 0.99, 1.0])
+def test_threshold_is_the_discounted_sum_of_a_constant_cost(discount):
+    steps, budget = 50, 25.0
+    spent = discounted_sum(jnp.full(steps, budget / steps), discount)
+    assert_close(spent, np.float32(budget_to_threshold(budget, discount, steps)))
+
+
+def test_threshold_tends_to_the_budget_as_the_discount_tends_to_one():
+    assert budget_to_threshold(25.0, 1.0, 1000) == 25.0
+    assert budget_to_threshold(25.0, 1.0 - 1e-9, 1000) == pytest.approx(25.0, rel=1e-4)
+
+
+def test_cvar_by_hand():
+    x = jnp.array([4.0, 1.0, 3.0, 2.0, 10.0, 5.0, 7.0, 6.0, 8.0, 9.0])
+    assert_close(conditional_value_at_risk(x, 0.8), 9.5)
+    assert_close(conditional_value_at_risk(x, 0.5), 8.0)
+
+
+def test_cvar_goes_from_mean_to_maximum():
+    x = np.random.default_rng(0).normal(size=37).astype(np.float32)
+    levels = (0.0, 0.3, 0.6, 0.9, 1.0)
+    cvar = [float(conditional_value_at_risk(x, level)) for level in levels]
+    assert cvar[0] == pytest.approx(x.mean(), abs=1e-6)
+    assert cvar[-1] == x.max()
+    assert np.all(np.diff(cvar) >= -1e-6)  # mean <= CVaR <= max, monotone between
+
+
+def test_cvar_of_one_sample_is_that_sample():
+    assert_close(conditional_value_at_risk(jnp.array([3.0]), 0.95), 3.0)
