@@ -3,8 +3,8 @@
 python benchmarks/pendulum_study.py run     # about an hour on 2 cores, can be resumed
 python benchmarks/pendulum_study.py report  # tables and figures from what is there
 
-Each group is one call of the launcher, one core each, two at a time. A killed study goes
-on where it was when started again.
+Each group is one call of the launcher, one core each, two at a time. A killed study
+goes on where it was when started again.
 """
 
 import argparse
@@ -87,9 +87,7 @@ def report(out: Path) -> None:
 
 def _row(method: str, summary: dict) -> str:
     seeds, aggregate = summary["seeds"], summary["aggregate"]
-    after = [
-        s["training_violating_steps"] - s["random_violating_steps"] for s in seeds
-    ]
+    after = [s["training_violating_steps"] - s["random_violating_steps"] for s in seeds]
     final = aggregate["final_return"]
     coverage = aggregate["coverage"]["prequential"]
     shares = " / ".join(f"{100 * coverage[level]['mean']:.1f}" for level in "123")

@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import math
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -339,7 +340,7 @@ def numbers_of(config: ExperimentConfig) -> dict[str, Any]:
 
 
 def differences(one: Any, other: Any, path: str = "") -> list[str]:
-    """Full names of the leaves in which two nested mappings differ, with both values."""
+    """Full names of the leaves in which two mappings differ, with both values."""
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         keys = sorted(set(one) | set(other))
         return [
@@ -378,6 +379,6 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
             hint.__name__, f"a {hint.__name__}"
         )
         raise ConfigError(f"{path} must be {name}, got {value!r}")
-    if hint is float and value != value:
-        raise ConfigError(f"{path} must be a number, got nan")
+    if hint is float and not math.isfinite(value):
+        raise ConfigError(f"{path} must be a finite number, got {value}")
     return value

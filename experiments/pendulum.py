@@ -1,6 +1,7 @@
 """Builds the pendulum experiment from its configuration and runs it."""
 
 import sys
+from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -33,7 +34,7 @@ LIMIT_INDEX = 2
 
 
 def run(node: DictConfig) -> int:
-    """Runs one configuration; a user's mistake is one line on stderr and exit code 2."""
+    """Runs one configuration; a user's mistake is one line and exit code 2."""
     try:
         config = read_config(node)
         env = Pendulum.from_config(config.env, config.constraint.speed_threshold)
@@ -60,8 +61,7 @@ def read_config(node: DictConfig) -> ExperimentConfig:
         plain = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise ConfigError(str(error).splitlines()[0]) from error
-    assert isinstance(plain, dict)
-    return from_mapping(ExperimentConfig, plain)
+    return from_mapping(ExperimentConfig, cast(dict[str, Any], plain))
 
 
 def build_agent(config: ExperimentConfig, env: Pendulum) -> MPCAgent:
@@ -131,4 +131,3 @@ def _ensemble(model: ModelSection, env: Pendulum) -> Ensemble:
         return build(env.obs_dim, env.action_dim, model, model.calibration_config())
     except ValueError as error:
         raise ConfigError(f"model.{error}") from error
-

@@ -60,7 +60,6 @@ def run_experiment(
     with open_results_dir(config) as folder:
         console.print(f"results in {folder}")
         _write_once(folder, config)
-        start = time.perf_counter()
         with LiveProgress(
             console, config.train, len(seeds), quiet=not config.verbose
         ) as progress:
@@ -113,7 +112,9 @@ def draw_seeds(job_seed: int, count: int) -> list[int]:
     return [int(seed) for seed in dict.fromkeys(drawn.tolist())][:count]
 
 
-def wandb_settings(config: ExperimentConfig, seed: int, run_name: str) -> dict[str, Any]:
+def wandb_settings(
+    config: ExperimentConfig, seed: int, run_name: str
+) -> dict[str, Any]:
     """Arguments of `wandb.init`; group and job_type are the same for all seeds."""
     numbers = numbers_of(config)
     return {
@@ -144,7 +145,9 @@ def open_results_dir(config: ExperimentConfig) -> Iterator[Path]:
         _check_same_run(folder, config)
         with _lock(folder) as free:
             if not free:
-                raise ResultsError(f"another process is working in results_dir {folder}")
+                raise ResultsError(
+                    f"another process is working in results_dir {folder}"
+                )
             yield folder
         return
     parent = Path("results", "pendulum", f"{config.method}_{config.model_name}")

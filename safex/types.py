@@ -169,9 +169,7 @@ class DynamicsModel(Protocol):
         """Returns the state of a model that has seen nothing."""
         ...
 
-    def fit(
-        self, key: Array, state: PyTree, data: "Dataset"
-    ) -> tuple[PyTree, Metrics]:
+    def fit(self, key: Array, state: PyTree, data: "Dataset") -> tuple[PyTree, Metrics]:
         """Fits, then calibrates, on all valid rows of `data`."""
         ...
 
@@ -208,7 +206,7 @@ class Dataset(NamedTuple):
 
 
 class Agent(Protocol):
-    """Something that acts and learns from a model; the loop knows nothing else of it."""
+    """Something that acts and learns a model; the loop knows nothing else of it."""
 
     def init(self, key: Array) -> PyTree:
         """Returns the state of an agent that has seen nothing."""

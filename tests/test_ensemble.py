@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -37,25 +38,27 @@ FIXED = deterministic_ensemble(
     dataclasses.replace(
         SMALL,
         output_stds=(0.004, 0.006),
-        prior_scale=1.0,
-        patience=2,
+        prior_scale=3.0,
+        patience=4,
         return_best_model=False,
     ),
     CalibrationConfig(method="kuleshov", prequential=False),
 )
 
 
+# Compiling takes far longer than running here: skip the optimisation.
+jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
 class Compiled:
     """A model with its methods compiled, `predict` and `member` over a batch."""
 
     def __init__(self, model):
-        # Compiling costs more than running here: skip the expensive passes.
-        options = {"xla_backend_optimization_level": 0}
         self.model = model
-        self.init = jax.jit(model.init)
-        self.fit = jax.jit(model.fit, compiler_options=options)
-        self.predict = jax.jit(jax.vmap(model.predict, (None, 0, 0)))
-        self.member = jax.jit(jax.vmap(model.member, (None, 0, 0, None)))
+        self.init = jit(model.init)
+        self.fit = jit(model.fit)
+        self.predict = jit(jax.vmap(model.predict, (None, 0, 0)))
+        self.member = jit(jax.vmap(model.member, (None, 0, 0, None)))
 
     def fitted(self, data, key=SEED):
         return self.fit(key, self.init(jax.random.key(4)), data)
@@ -181,7 +184,7 @@ def test_test_rows_are_the_third_side():
 def test_learns_differences_to_a_few_percent(learned, clean, fixed, fixed_clean):
     for model, (state, _) in ((learned, clean), (fixed, fixed_clean)):
         linear, sine = relative_error(predict(model, state))
-        assert linear < 0.03
+        assert linear < 0.06
         assert sine < 0.2
 
 
@@ -206,18 +209,29 @@ def test_members_disagree_far_from_the_data(learned, clean, fixed, fixed_clean):
         assert np.all(far.mean(0) > 5.0 * near.mean(0))
 
 
-def test_priors_spread_members_far_away(fixed, fixed_clean):
+def without_priors(state):
+    zero = jax.tree.map(jnp.zeros_like, state.prior_params)
+    return state._replace(prior_params=zero)
+
+
+def test_priors_are_added_to_the_members(fixed, fixed_clean):
     state, _ = fixed_clean
-    without = state._replace(
-        prior_params=jax.tree.map(jnp.zeros_like, state.prior_params)
+    of_priors = without_priors(state._replace(params=state.prior_params))
+    obs = FRESH.transitions.obs
+    both, alone, prior = (
+        np.asarray(fixed.member(s, obs, ACTION, 1).mean)
+        for s in (state, without_priors(state), of_priors)
     )
-    spread = predict(fixed, state, FAR_OBS).epistemic_std.mean(0)
-    # Training has made up for the priors near the data, so leaving them away there
-    # would make the members disagree.
-    near, near_without = predict(fixed, state), predict(fixed, without)
-    assert np.all(near.epistemic_std.mean(0) < near_without.epistemic_std.mean(0))
-    trained = fixed.fit(SEED, without, CLEAN)[0]
-    assert np.all(spread > predict(fixed, trained, FAR_OBS).epistemic_std.mean(0))
+    assert_close(both - alone, 3.0 * (prior - obs - state.targets.mean), atol=1e-5)
+
+
+def test_priors_spread_members_where_nothing_was_learned(fixed):
+    start = fixed.init(SEED)
+    spread, without = (
+        predict(fixed, state, FAR_OBS).epistemic_std.mean()
+        for state in (start, without_priors(start))
+    )
+    assert spread > 1.5 * without  # sqrt(1 + 3^2) in expectation
 
 
 def test_the_last_calibration_of_the_test_rows_is_honest(learned, noisy):
@@ -320,13 +334,12 @@ def test_the_best_evaluation_is_kept(learned, clean, noisy):
 
 
 def test_an_early_stop_keeps_the_last_if_told_so(fixed, fixed_clean):
-    assert fixed_clean[1]["train/steps"] > 300
     # Pure noise cannot be learned, only overfitted.
     t = NOISY.transitions
     noise = np.random.default_rng(2).normal(size=t.obs.shape).astype(np.float32)
-    data = Dataset(t._replace(next_obs=t.obs + 0.01 * noise), jnp.asarray(60))
+    data = Dataset(t._replace(next_obs=t.obs + 0.01 * noise), dataset(size=60).size)
     state, metrics = fixed.fitted(data)
-    assert 150 <= metrics["train/steps"] <= 300
+    assert 250 <= metrics["train/steps"] <= 400
     best = float(metrics["held_out/nll"])
     assert held_out_nll(fixed, state, data) > best + 0.01
 

@@ -154,7 +154,7 @@ class MPCAgent:
         return state._replace(optimizer_state=optimizer_state), action, metrics
 
     def predict(self, state: MPCState, obs: Array, action: Array) -> Prediction:
-        """The calibrated belief about one next observation, `[D], [A] -> Prediction`."""
+        """The calibrated belief about a next observation, `[D], [A] -> Prediction`."""
         return self.model.predict(state.model_state, obs, action)
 
     def band(

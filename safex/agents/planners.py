@@ -1,12 +1,12 @@
 """The five planners: which rollout feeds the reward, and which feeds the cost.
 
-| planner     | reward                 | cost                                    |
-| ----------- | ---------------------- | --------------------------------------- |
-| `Nominal`   | sampled rollouts       | none (reported, never constrained)      |
-| `Safe`      | sampled rollouts       | mean over the same rollouts             |
-| `PesTraj`   | sampled rollouts       | worst of other sampled rollouts         |
-| `Pessimistic` | sampled rollouts     | hallucinated rollout, an adversary's    |
-| `OptimisticPessimistic` | hallucinated rollout, the agent's | hallucinated, an adversary's |
+| planner                 | reward                   | cost                        |
+| ----------------------- | ------------------------ | --------------------------- |
+| `Nominal`               | sampled rollouts         | reported, never constrained |
+| `Safe`                  | sampled rollouts         | mean over the same rollouts |
+| `PesTraj`               | sampled rollouts         | worst of other samples      |
+| `Pessimistic`           | sampled rollouts         | an adversary's rollout      |
+| `OptimisticPessimistic` | the agent's own illusion | an adversary's rollout      |
 
 The first three pose an objective for CEM and iCEM, the last two a game for MinMax.
 """
@@ -176,10 +176,11 @@ class Pessimistic(_Sampled):
 
 @dataclasses.dataclass(frozen=True)
 class OptimisticPessimistic:
-    """OptMinMax: the agent hallucinates its own luck for the reward (H-UCRL, Curi et
-    al. 2020, arXiv 2006.08684), an adversary its misfortune for the cost.
+    """OptMinMax: an optimist's reward and a pessimist's cost.
 
-    The agent's variable is `(eta, action)`, `[H, D + A]`.
+    The agent hallucinates its own luck for the reward (H-UCRL, Curi et al. 2020,
+    arXiv 2006.08684), an adversary its misfortune for the cost. The agent's variable
+    is `(eta, action)`, `[H, D + A]`.
 
     Attributes:
       obs_dim: D.

@@ -1,4 +1,6 @@
-"""Checks that a system keeps the `Environment` protocol, before any compute is spent."""
+"""Checks that a system keeps its protocol, before any compute is spent."""
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +38,8 @@ def check_environment(env: Environment) -> None:
     state, obs = jax.eval_shape(env.reset, key)
     step = jax.eval_shape(env.step, key, state, action)
     pair = (obs, action, obs)
-    expected = {"obs": (step.obs, (env.obs_dim,))}
+    expected: dict[str, tuple[Any, tuple[int, ...]]] = {}
+    expected["obs"] = (step.obs, (env.obs_dim,))
     for field in ("reward", "cost", "terminated", "truncated"):
         expected[field] = (getattr(step, field, None), ())
     for field in ("reward", "cost", "margin"):

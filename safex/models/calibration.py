@@ -1,8 +1,7 @@
-"""Scales that make a model's epistemic std mean what it says.
+"""Scales that make a model's stds mean what they say.
 
-All of them return one factor per output dimension, applied to the epistemic std alone;
-the aleatoric std is trained by likelihood and left as it is. The band that a factor
-`s` describes is `mean ± z sqrt((s epistemic)^2 + aleatoric^2)`.
+Each is one factor per output dimension. Kuleshov's is applied to the epistemic std
+alone, the conformal one to both stds.
 """
 
 import dataclasses
@@ -11,6 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 
 from safex.types import Array, Prediction
 
@@ -23,7 +23,7 @@ _MIN_STD = 1e-8
 
 @dataclasses.dataclass(frozen=True)
 class CalibrationConfig:
-    """How the epistemic std is rescaled after each fit.
+    """How the stds are rescaled after each fit.
 
     Attributes:
       method: `none`, `kuleshov` (match the predicted CDF) or `conformal` (meet a
@@ -67,12 +67,21 @@ class CalibrationConfig:
             if getattr(self, name) < 2:
                 raise ValueError(f"{name} must be >= 2, got {getattr(self, name)}")
 
+    def apply(self, prediction: Prediction, scale: Array) -> Prediction:
+        """The prediction with its stds scaled by `[D]` factors."""
+        noise_scale = scale if self.method == "conformal" else 1.0
+        return Prediction(
+            prediction.mean,
+            prediction.epistemic_std * scale,
+            prediction.aleatoric_std * noise_scale,
+        )
+
     def fit(self, error: Array, prediction: Prediction, mask: Array) -> Array:
-        """The scale `[D]` for held-out errors.
+        """The scale `[D]` that held-out errors ask for.
 
         Args:
           error: `[B, D]` observed minus predicted mean.
-          prediction: `[B, D]` leaves, epistemic std not yet scaled.
+          prediction: `[B, D]` leaves, not yet scaled.
           mask: `[B]` bool, rows that count. Without any the scale is `min_scale` or 1,
             whichever is larger.
         """
@@ -138,18 +147,20 @@ def conformal_scale(
     mask: Array,
     target_coverage: float,
 ) -> Array:
-    """Smallest scale whose band holds the target share of errors.
+    """Scale of the total std whose band holds the target share of errors.
 
-    A row is inside `± z sqrt((s e)^2 + a^2)` from `s_i = sqrt(max(0, (|err|/z)^2 - a^2))
-    / e` on, so the answer is a quantile of `s_i`: the `ceil((n + 1) target)`-th smallest
-    (split conformal prediction, Lei et al. 2018, Sec. 2.2), the largest when n is too
-    small for the target. `z` is the Gaussian quantile of the target, so that a scale of
-    1 is right for a model that is Gaussian and already calibrated.
+    The `ceil((n + 1) target)`-th smallest of `|error| / (z sigma)`, `sigma` the total
+    std (split conformal prediction, Lei et al. 2018, Sec. 2.2; normalised scores), the
+    largest when n is too small for the target. `z` is the Gaussian quantile of the
+    target, so that 1 is right for a model that is Gaussian and already calibrated.
+
+    It scales both stds: where noise dominates, the epistemic part of an error cannot be
+    told from noise, and stretching that part alone to explain it would go astray.
 
     Args:
       error: `[B, D]` observed minus predicted mean.
       epistemic_std: `[B, D]` unscaled.
-      aleatoric_std: `[B, D]`.
+      aleatoric_std: `[B, D]` unscaled.
       mask: `[B]` bool, rows that count.
       target_coverage: two-sided coverage in (0, 1).
 
@@ -157,8 +168,8 @@ def conformal_scale(
       `[D]` scale per output dimension.
     """
     z = jax.scipy.stats.norm.ppf(0.5 + 0.5 * target_coverage)
-    unexplained = jnp.maximum((error / z) ** 2 - aleatoric_std**2, 0.0)
-    needed = jnp.sqrt(unexplained) / jnp.maximum(epistemic_std, _MIN_STD)
+    sigma = jnp.sqrt(epistemic_std**2 + aleatoric_std**2)
+    needed = jnp.abs(error) / (z * jnp.maximum(sigma, _MIN_STD))
     ascending = jnp.sort(jnp.where(mask[:, None], needed, jnp.inf), axis=0)
     count = mask.sum()
     rank = jnp.ceil((count + 1) * target_coverage).astype(jnp.int32)
@@ -184,7 +195,7 @@ class Coverage(NamedTuple):
         return Coverage(self.inside + other.inside, self.total + other.total)
 
     def shares(self) -> dict[str, float | None]:
-        """Share inside at each level, by the level's name; None where nothing counts."""
+        """Share inside at each level by its name; None where nothing counts."""
         return {
             f"{level:g}": float(count / self.total) if self.total else None
             for level, count in zip(COVERAGE_LEVELS, self.inside, strict=True)
@@ -192,7 +203,12 @@ class Coverage(NamedTuple):
 
 
 def coverage(
-    next_obs: np.ndarray, prediction: Prediction, beta: np.ndarray, mask: np.ndarray
+    next_obs: npt.ArrayLike,
+    mean: npt.ArrayLike,
+    epistemic_std: npt.ArrayLike,
+    aleatoric_std: npt.ArrayLike,
+    beta: npt.ArrayLike,
+    mask: npt.ArrayLike,
 ) -> Coverage:
     """Counts how many observations fell inside the 1, 2 and 3 beta-sigma bands.
 
@@ -200,13 +216,15 @@ def coverage(
 
     Args:
       next_obs: `[B, D]` what happened.
-      prediction: `[B, D]` leaves, calibrated.
+      mean: `[B, D]` predicted.
+      epistemic_std: `[B, D]` calibrated.
+      aleatoric_std: `[B, D]`.
       beta: `[D]` or scalar confidence width.
       mask: `[B]` bool, rows that count.
     """
-    error = np.abs(np.asarray(next_obs) - np.asarray(prediction.mean))
-    epistemic = np.asarray(beta) * np.asarray(prediction.epistemic_std)
-    sigma = np.sqrt(epistemic**2 + np.asarray(prediction.aleatoric_std) ** 2)
+    error = np.abs(np.asarray(next_obs) - np.asarray(mean))
+    epistemic = np.asarray(beta) * np.asarray(epistemic_std)
+    sigma = np.sqrt(epistemic**2 + np.asarray(aleatoric_std) ** 2)
     keep = np.asarray(mask, bool)
     inside = [int((error <= level * sigma)[keep].sum()) for level in COVERAGE_LEVELS]
     return Coverage(np.asarray(inside), int(keep.sum()) * error.shape[-1])

@@ -1,5 +1,6 @@
-"""Deep ensembles, deterministic and probabilistic (Lakshminarayanan et al. 2017;
-as dynamics models: Chua et al. 2018, arXiv 1805.12114).
+"""Deep ensembles, deterministic and probabilistic.
+
+Lakshminarayanan et al. 2017; as dynamics models: Chua et al. 2018, arXiv 1805.12114.
 
 Members are MLPs on normalised `(obs, action)` that predict the normalised difference
 `next_obs - obs`. Epistemic std is the spread of the member means; aleatoric std is the
@@ -115,7 +116,7 @@ class EnsembleState(NamedTuple):
       prior_params: fixed random members, leaves `[E, ...]`.
       inputs: normalizer of `(obs, action)`.
       targets: normalizer of `next_obs - obs`.
-      calibration_scale: `[D]` factor on the epistemic std.
+      calibration_scale: `[D]` factor on the stds.
       size_seen: `[]` int32 rows that the last fit was given.
     """
 
@@ -226,7 +227,7 @@ class Ensemble:
       action_dim: A.
       config: architecture and training.
       noise: `FixedNoise` (deterministic ensemble) or `LearnedNoise` (probabilistic).
-      calibration: how the epistemic std is rescaled after each fit.
+      calibration: how the stds are rescaled after each fit.
     """
 
     obs_dim: int
@@ -258,10 +259,9 @@ class Ensemble:
         )
 
     def predict(self, state: EnsembleState, obs: Array, action: Array) -> Prediction:
-        """Moments of the ensemble, `[D], [A] -> Prediction`, epistemic calibrated."""
+        """Calibrated moments of the ensemble, `[D], [A] -> Prediction`."""
         prediction = self._moments(state, obs, action)
-        calibrated = prediction.epistemic_std * state.calibration_scale
-        return prediction._replace(epistemic_std=calibrated)
+        return self.calibration.apply(prediction, state.calibration_scale)
 
     def member(
         self, state: EnsembleState, obs: Array, action: Array, index: Array
@@ -273,7 +273,8 @@ class Ensemble:
         x = state.inputs.normalize(jnp.concatenate([obs, action], axis=-1))
         mean, std = self._member_moments(params, prior, state.targets, x)
         mean = obs + state.targets.denormalize(mean)
-        return Prediction(mean, jnp.zeros_like(mean), std * state.targets.std)
+        prediction = Prediction(mean, jnp.zeros_like(mean), std * state.targets.std)
+        return self.calibration.apply(prediction, state.calibration_scale)
 
     def fit(
         self, key: Array, state: EnsembleState, data: Dataset
@@ -290,6 +291,10 @@ class Ensemble:
             data.transitions.next_obs,
         )
         split = split_rows(data.size, obs.shape[0], self.config.train_share)
+        # The first block to be held out comes late (row 20 at a share of 0.8); until
+        # then the training rows stand in, since no rows at all would give NaN.
+        stand_in = jnp.where(split.calibrate.any(), split.calibrate, split.train)
+        split = split._replace(calibrate=stand_in)
         raw_x, raw_y = jnp.concatenate([obs, action], axis=-1), next_obs - obs
         state = state._replace(
             inputs=fit_normalizer(raw_x, split.train),
@@ -327,15 +332,17 @@ class Ensemble:
         self, params: PyTree, prior: PyTree, targets: Normalizer, x: Array
     ) -> tuple[Array, Array]:
         """Normalised mean and std of one member at normalised input(s) `[..., D+A]`."""
-        raw = self._network.apply(params, x)
+        raw = jnp.asarray(self._network.apply(params, x))
         mean, std = self.noise.moments(raw, targets)
         if self.config.prior_scale > 0.0:
-            prior_mean, _ = self.noise.moments(self._network.apply(prior, x), targets)
+            prior_mean, _ = self.noise.moments(
+                jnp.asarray(self._network.apply(prior, x)), targets
+            )
             mean = mean + self.config.prior_scale * prior_mean
         return mean, std
 
     def _moments(self, state: EnsembleState, obs: Array, action: Array) -> Prediction:
-        """Ensemble moments with the epistemic std as it comes, uncalibrated."""
+        """Ensemble moments as they come, uncalibrated."""
         x = state.inputs.normalize(jnp.concatenate([obs, action], axis=-1))
         # A scan over members makes plain 2-D products of all candidates of a planner,
         # which on a CPU run faster than one product batched over members.
@@ -374,7 +381,7 @@ class Ensemble:
     def _train(
         self, key: Array, state: EnsembleState, x: Array, y: Array, split: Split
     ) -> tuple[PyTree, Metrics]:
-        """Minibatch AdamW with held-out early stopping, one scan over blocks of steps."""
+        """Minibatch AdamW with held-out early stopping: one scan over blocks."""
         config, E = self.config, self.config.num_ensembles
         num_blocks = -(-config.num_training_steps // config.eval_frequency)
         num_steps = num_blocks * config.eval_frequency

@@ -1,5 +1,6 @@
-"""iCEM, the sample-efficient cross-entropy method (Pinneri et al. 2020,
-arXiv 2008.06389), under a constraint.
+"""iCEM, the sample-efficient cross-entropy method, under a constraint.
+
+Pinneri et al. 2020, arXiv 2008.06389.
 """
 
 import dataclasses
@@ -80,8 +81,10 @@ class ICEMState(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class ICEM:
-    """CEM with coloured noise, kept and shifted elites, shrinking population and the
-    mean among the last candidates.
+    """CEM with the tricks of iCEM.
+
+    Coloured noise, kept and shifted elites, a shrinking population, and the mean among
+    the last candidates.
 
     Attributes:
       action_dim: A.
@@ -150,9 +153,7 @@ class ICEM:
                 {
                     "value": incumbent.best.score.value[0],
                     "cost": incumbent.best.score.cost[0],
-                    "feasible_share": self.constraint.feasible(
-                        candidates.score
-                    ).mean(),
+                    "feasible_share": self.constraint.feasible(candidates.score).mean(),
                 }
             )
         plan = gaussian.to_plan(incumbent, self.constraint)

@@ -68,7 +68,7 @@ class MinMaxConfig:
     num_fixed_elites_y: int = 4
     exponent_x: float = 2.0
     exponent_y: float = 2.0
-    init_std_x: float = 0.5
+    init_std_x: float = 5.0
     init_std_y: float = 1.0
     std_decay: float = 0.5
     min_std: float = 0.02

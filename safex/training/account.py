@@ -11,7 +11,6 @@ import numpy as np
 
 from safex.models.calibration import Coverage, coverage
 from safex.training.files import write_atomically, write_text
-from safex.types import Prediction
 
 
 class EpisodeRecord(NamedTuple):
@@ -29,6 +28,7 @@ class EpisodeRecord(NamedTuple):
       cost: `[T]`.
       margin: `[T]` signed distance past the limit, in its unit; > 0 violates.
       terminated: `[T]` bool, the task's own end; episodes are run on to full length.
+      truncated: `[T]` bool, the time limit's end.
       planned: `[T]` bool, a planner chose the action.
       feasible: `[T]` bool, the plan met the budget.
       backup: `[T]` bool, the backup acted.
@@ -45,6 +45,7 @@ class EpisodeRecord(NamedTuple):
     cost: np.ndarray
     margin: np.ndarray
     terminated: np.ndarray
+    truncated: np.ndarray
     planned: np.ndarray
     feasible: np.ndarray
     backup: np.ndarray
@@ -102,7 +103,6 @@ def account(record: EpisodeRecord, beta: np.ndarray, horizon: int) -> EpisodeAcc
     ahead = total[np.minimum(steps + horizon, record.cost.size)] - total[steps]
     with np.errstate(invalid="ignore"):
         under = record.planned & (ahead > record.predicted_cost + 1e-4)
-    prediction = Prediction(record.mean, record.epistemic_std, record.aleatoric_std)
     return EpisodeAccount(
         episode_return=float(record.reward.sum()),
         cost_return=float(record.cost.sum()),
@@ -112,7 +112,14 @@ def account(record: EpisodeRecord, beta: np.ndarray, horizon: int) -> EpisodeAcc
         infeasible_plans=int((record.planned & ~record.feasible).sum()),
         backup_steps=int(record.backup.sum()),
         underpredicted_plans=int(under.sum()),
-        prequential=coverage(record.next_obs, prediction, beta, record.planned),
+        prequential=coverage(
+            record.next_obs,
+            record.mean,
+            record.epistemic_std,
+            record.aleatoric_std,
+            beta,
+            record.planned,
+        ),
     )
 
 

@@ -236,16 +236,17 @@ class Trainer:
             forecast = forecast_episode(self.agent, before.agent, record, self.horizon)
             save_forecast(folder / "forecast.npz", forecast)
 
-        transitions = Transition(
+        columns = (
             record.obs,
             record.action,
             record.reward,
             record.cost,
             record.next_obs,
             record.terminated,
-            np.zeros_like(record.terminated),
+            record.truncated,
         )
-        data = self._append(state.data, jax.tree.map(jnp.asarray, transitions))
+        transitions = Transition(*(jnp.asarray(column) for column in columns))
+        data = self._append(state.data, transitions)
         start = time.perf_counter()
         agent, fit = self._update(update_key, agent, data)
         fit = {name: np.asarray(value) for name, value in fit.items()}
@@ -353,9 +354,9 @@ class Trainer:
         beyond = self._belief(state.agent, far.obs, far.action)
         everywhere = np.full(far.obs.shape[0], bool(rows.any()))
         return {
-            "held_out": coverage(data.next_obs, held_out, self.beta, rows),
+            "held_out": coverage(data.next_obs, *held_out, self.beta, rows),
             "out_of_distribution": coverage(
-                far.next_obs, beyond, self.beta, everywhere
+                far.next_obs, *beyond, self.beta, everywhere
             ),
         }
 
@@ -490,17 +491,19 @@ def _append(data: Dataset, new: Transition) -> Dataset:
 
 
 def _to_record(batch: _Batch, planned: bool) -> EpisodeRecord:
-    t, m = batch.transition, batch.metrics
+    t = batch.transition
+    m = {name: np.asarray(value) for name, value in batch.metrics.items()}
     length, dim = t.obs.shape
     unknown, unknown_d = np.full(length, np.nan), np.full((length, dim), np.nan)
     return EpisodeRecord(
-        obs=t.obs,
-        action=t.action,
-        next_obs=t.next_obs,
-        reward=t.reward,
-        cost=t.cost,
-        margin=batch.margin,
-        terminated=t.terminated,
+        obs=np.asarray(t.obs),
+        action=np.asarray(t.action),
+        next_obs=np.asarray(t.next_obs),
+        reward=np.asarray(t.reward),
+        cost=np.asarray(t.cost),
+        margin=np.asarray(batch.margin),
+        terminated=np.asarray(t.terminated),
+        truncated=np.asarray(t.truncated),
         planned=np.full(length, planned),
         feasible=m.get("plan/feasible", np.ones(length, bool)),
         backup=m.get("plan/backup", np.zeros(length, bool)),

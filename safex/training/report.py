@@ -13,7 +13,6 @@ from safex.training.account import EpisodeRecord, account, load_record
 from safex.training.forecast import load_forecast
 from safex.training.statistics import nominal_coverage, summarise
 from safex.training.video import pendulum_video
-from safex.types import Environment
 
 _COVERAGES = ("held_out", "out_of_distribution", "prequential")
 _PLOTTED_WIDTH = 2.0
@@ -144,7 +143,7 @@ def write_figures(
 
 
 def write_videos(
-    results_dir: Path, info: RunInfo, seeds: Sequence[int], env: Environment
+    results_dir: Path, info: RunInfo, seeds: Sequence[int], env: Any
 ) -> list[Path]:
     """Films the last episode of each seed; returns the files."""
     made = []

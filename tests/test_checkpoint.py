@@ -1,0 +1,106 @@
+"""Checkpoints: exact on the way back, and honest about every damaged file."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from safex.errors import CheckpointError
+from safex.training.checkpoint import load_checkpoint, save_checkpoint
+
+
+def state(value):
+    return {"a": jnp.full(3, value), "n": jnp.asarray(7, jnp.int32), "t": (jnp.ones(2),)}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for episode in range(3):
+        save_checkpoint(tmp_path, state(float(episode)), episode, "print")
+    return tmp_path
+
+
+def load(folder, template=None, fingerprint="print"):
+    said = []
+    found = load_checkpoint(folder, template or state(0.0), fingerprint, said.append)
+    return found, said
+
+
+def newest(folder):
+    return sorted(folder.glob("*.ckpt"))[-1]
+
+
+def test_the_newest_comes_back_exactly(folder):
+    (loaded, episode), said = load(folder)
+    assert episode == 2
+    assert not said
+    for ours, theirs in zip(
+        jax.tree.leaves(state(2.0)), jax.tree.leaves(loaded), strict=True
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+        assert ours.dtype == theirs.dtype
+
+
+def test_none_where_there_never_was_one(tmp_path):
+    assert load(tmp_path / "empty") == (None, [])
+
+
+def test_only_the_newest_few_are_kept(folder):
+    save_checkpoint(folder, state(3.0), 3, "print")
+    assert [p.name for p in sorted(folder.glob("*"))] == [
+        f"episode_{e:04d}.ckpt" for e in (1, 2, 3)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda p: p.write_bytes(p.read_bytes()[:-5]), "truncated or damaged"),
+        (lambda p: p.write_bytes(b""), "not a safex checkpoint"),
+        (lambda p: p.write_bytes(b"\x80\x04pickle"), "not a safex checkpoint"),
+        (lambda p: p.write_bytes(flip(p.read_bytes())), "truncated or damaged"),
+        (lambda p: p.write_bytes(foreign(p.read_bytes())), "another configuration"),
+    ],
+)
+def test_a_bad_file_falls_back_to_the_one_before(folder, damage, reason):
+    damage(newest(folder))
+    (_, episode), said = load(folder)
+    assert episode == 1
+    assert len(said) == 1
+    assert "episode_0002.ckpt" in said[0]
+    assert reason in said[0]
+
+
+def flip(content):
+    return content[:-3] + bytes([content[-3] ^ 1]) + content[-2:]
+
+
+def foreign(content):
+    line, _, payload = content.partition(b"\n")
+    header = json.loads(line) | {"fingerprint": "other"}
+    return json.dumps(header).encode() + b"\n" + payload
+
+
+def test_all_bad_is_an_error_not_a_fresh_start(folder):
+    for path in folder.glob("*.ckpt"):
+        path.write_bytes(b"x")
+    with pytest.raises(CheckpointError, match="none of the 3 checkpoints"):
+        load(folder)
+
+
+def test_other_shapes_do_not_fit(folder):
+    template = state(0.0) | {"a": jnp.zeros(4)}
+    with pytest.raises(CheckpointError, match="none of the 3"):
+        load(folder, template)
+
+
+def test_nothing_half_written_stays(folder, monkeypatch):
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("safex.training.checkpoint._write_bytes", fail)
+    with pytest.raises(OSError, match="disk full"):
+        save_checkpoint(folder, state(9.0), 9, "print")
+    assert len(list(folder.iterdir())) == 3
