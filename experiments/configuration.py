@@ -17,7 +17,7 @@ from typing import Any
 from safex.agents.mpc import MPCConfig
 from safex.envs.pendulum import PendulumConfig
 from safex.errors import ConfigError
-from safex.models.calibration import CalibrationConfig
+from safex.models.calibration import METHODS, CalibrationConfig
 from safex.models.ensemble import EnsembleConfig
 from safex.optimizers.cem import CEMConfig
 from safex.optimizers.constraint import PENALTIES
@@ -140,6 +140,7 @@ class ModelSection(EnsembleConfig):
         _one_of("agent", self.agent, OPTIMIZERS_OF)
         _one_of("optimizer", self.optimizer, ("CEM", "ICEM", "MinMax"))
         _one_of("sampling_mode", self.sampling_mode, SAMPLING_MODES)
+        _one_of("calibration", self.calibration, METHODS)
         if self.num_particles < 1:
             raise ValueError(f"num_particles must be >= 1, got {self.num_particles}")
         if self.optimizer not in OPTIMIZERS_OF[self.agent]:

@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 # The folder above is the project; a script's own folder is all that Python adds.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from experiments.overrides import check_overrides
+from experiments.overrides import check_overrides, quote_choices
 
 CONFIG_DIR = Path(__file__).resolve().parent / "config"
 CONFIG_NAME = "launcher_pendulum"
@@ -35,4 +35,5 @@ if __name__ == "__main__":
     problem = check_overrides(CONFIG_DIR, CONFIG_NAME, sys.argv[1:])
     if problem:
         sys.exit(f"safex: {problem}")
+    sys.argv[1:] = quote_choices(sys.argv[1:])
     main()

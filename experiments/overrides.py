@@ -7,8 +7,17 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import QuotedString
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
+
+
+def quote_choices(arguments: Sequence[str]) -> list[str]:
+    """Writes `model=true` as `model='true'`: a file's name here, not a bool."""
+    return [
+        "model='true'" if argument == "model=true" else argument
+        for argument in arguments
+    ]
 
 
 def check_overrides(
@@ -23,7 +32,9 @@ def check_overrides(
       config_name: the primary file.
       arguments: the command line; flags are left to Hydra.
     """
-    overrides = [a for a in arguments if not a.startswith("-")]
+    # Flags, and the values that follow some of them, are Hydra's own.
+    overrides = [a for a in arguments if "=" in a and not a.startswith("-")]
+    overrides = quote_choices(overrides)
     try:
         parsed = OverridesParser.create().parse_overrides(overrides)
     except HydraException as error:
@@ -35,11 +46,11 @@ def check_overrides(
         if key in groups and not isinstance(value, Mapping):
             if override.is_sweep_override():
                 return None
-            choice = str(value).lower() if isinstance(value, bool) else str(value)
+            choice = value.text if isinstance(value, QuotedString) else str(value)
             known = sorted(path.stem for path in (config_dir / key).glob("*.yaml"))
             if choice not in known:
                 return f"{key} must be one of {', '.join(known)}, got {choice}"
-            chosen.append(f"{key}={choice}")
+            chosen.append(override.input_line or f"{key}={choice}")
     with initialize_config_dir(str(config_dir), version_base="1.3"):
         config = compose(config_name, overrides=chosen)
     known_keys = list(_full_names(OmegaConf.to_container(config, resolve=False)))

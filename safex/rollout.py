@@ -184,22 +184,27 @@ def evaluate(
       inputs: leaves `[H, ...]`, noise or adversary.
 
     Returns:
-      mean reward, summed cost, largest margin.
+      mean reward, summed cost, and the margin: how far past the limit, added up over
+      the horizon, if it is ever passed, else the (negative) distance of the closest
+      call.
     """
 
     def step(carry: Any, inputs: Any) -> tuple[Any, None]:
-        obs, value, cost, margin = carry
+        obs, value, cost, closest, excess = carry
         action, extra = inputs
         outcome = transition(obs, action, extra)
         triple = (obs, action, outcome.judged_obs)
         value = value + env.reward(*triple)
         cost = cost + env.cost(*triple)
-        margin = jnp.maximum(margin, env.margin(*triple))
-        return (outcome.next_obs, value, cost, margin), None
+        margin = env.margin(*triple)
+        closest = jnp.maximum(closest, margin)
+        excess = excess + jnp.maximum(margin, 0.0)
+        return (outcome.next_obs, value, cost, closest, excess), None
 
     zero = jnp.zeros(())
-    start = (obs, zero, zero, jnp.full((), -jnp.inf))
-    (_, value, cost, margin), _ = jax.lax.scan(step, start, (actions, inputs))
+    start = (obs, zero, zero, jnp.full((), -jnp.inf), zero)
+    (_, value, cost, closest, excess), _ = jax.lax.scan(step, start, (actions, inputs))
+    margin = jnp.where(closest > 0, excess, closest)
     return Score(value / actions.shape[0], cost, margin)
 
 

@@ -56,8 +56,9 @@ class Score(NamedTuple):
     Attributes:
       value: `[]` to be maximised, mean reward per step.
       cost: `[]` to be kept within the budget, summed over the horizon.
-      margin: `[]` largest signed distance past the limit over the horizon, in the
-        limit's own unit (> 0 violates). It only breaks ties between equal costs.
+      margin: `[]` smooth companion of the cost, in the limit's own unit: the distance
+        past the limit, added up over the horizon, where it is passed (> 0), else the
+        negative distance of the closest call. It orders what is not feasible.
     """
 
     value: Array
@@ -72,10 +73,10 @@ class Plan(NamedTuple):
       actions: `[H, A]` the best sequence found.
       value: `[]` its value.
       cost: `[]` its predicted cost, pessimistic where the planner is.
-      margin: `[]` its largest predicted signed distance past the limit.
+      margin: `[]` its predicted margin, as in `Score`.
       feasible: `[]` bool, the predicted cost meets the budget.
-      backup_actions: `[H, A]` the sequence of least predicted cost seen at all, what to
-        fall back to if the plan is not feasible.
+      backup_actions: `[H, A]` the sequence of least predicted margin seen at all, what
+        to fall back to if the plan is not feasible.
     """
 
     actions: Array

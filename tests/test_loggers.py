@@ -8,11 +8,15 @@ import pytest
 from safex.training.loggers import LocalLogger, WandbLogger
 
 
+def read_rows(folder):
+    return list(csv.DictReader((folder / "metrics.csv").read_text().splitlines()))
+
+
 def test_rows_in_csv_and_jsonl(tmp_path):
     logger = LocalLogger(tmp_path, None)
     logger.log({"train/a": 1.5, "train/b": None}, 100)
     logger.log({"train/a": 2.5, "train/b": 3}, 300)
-    rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
+    rows = read_rows(tmp_path)
     assert rows[0] == {"step": "100", "train/a": "1.5", "train/b": ""}
     assert rows[1] == {"step": "300", "train/a": "2.5", "train/b": "3"}
 
@@ -23,7 +27,7 @@ def test_a_resume_drops_rows_that_are_done_again(tmp_path):
         logger.log({"a": step}, step)
     again = LocalLogger(tmp_path, 300)
     again.log({"a": -1}, 500)
-    rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
+    rows = read_rows(tmp_path)
     assert [row["a"] for row in rows] == ["100", "300", "-1"]
 
 

@@ -76,9 +76,11 @@ class Unconstrained:
 class FeasibleFirst:
     """Any feasible candidate before any infeasible one; no penalty weight exists.
 
-    Feasible candidates are ordered by value, infeasible ones by cost and, between equal
-    costs, by margin (the constrained cross-entropy method, Wen and Topcu 2018,
-    arXiv 1802.01840, Alg. 1).
+    Feasible candidates are ordered by value, infeasible ones by margin and, between
+    equal margins, by cost (the constrained cross-entropy method, Wen and Topcu 2018,
+    arXiv 1802.01840, Alg. 1, with the margin for the cost). Counted violations of a
+    pessimistic rollout saturate at the horizon and then say nothing of what to do; the
+    distance past the limit still does.
 
     Attributes:
       d: budget of the summed cost over the horizon.
@@ -87,11 +89,11 @@ class FeasibleFirst:
     d: float = 0.0
 
     def order(self, score: Score) -> Array:
-        """Feasible by value, then infeasible by cost and margin."""
+        """Feasible by value, then infeasible by margin and cost."""
         feasible = self.feasible(score)
-        cost = jnp.where(feasible, -jnp.inf, score.cost)
-        margin = jnp.where(feasible, 0.0, score.margin)
-        return jnp.lexsort((-score.value, margin, cost))
+        margin = jnp.where(feasible, -jnp.inf, score.margin)
+        cost = jnp.where(feasible, 0.0, score.cost)
+        return jnp.lexsort((-score.value, cost, margin))
 
     def feasible(self, score: Score) -> Array:
         """Cost within the budget."""
@@ -111,6 +113,19 @@ class Penalty:
     lmbda: float = 1.0
     d: float = 0.0
     barrierfn: str = "relu"
+
+    def __post_init__(self) -> None:
+        """Refuses an unknown penalty and a reward for violations.
+
+        Raises:
+          ValueError: names the field, its value and what would be right.
+        """
+        if self.barrierfn not in PENALTIES:
+            raise ValueError(
+                f"barrierfn must be one of {tuple(PENALTIES)}, got {self.barrierfn!r}"
+            )
+        if not self.lmbda >= 0:
+            raise ValueError(f"lmbda must be >= 0, got {self.lmbda}")
 
     def order(self, score: Score) -> Array:
         """Largest penalised value first."""

@@ -24,7 +24,7 @@ class Candidates(NamedTuple):
 
 
 class Incumbent(NamedTuple):
-    """The best and the least costly candidate seen so far, leaves `[1, ...]`."""
+    """The best and the safest candidate seen so far, leaves `[1, ...]`."""
 
     best: Candidates
     safest: Candidates
@@ -97,9 +97,9 @@ def evaluate(objective: Callable[[Array], Score], actions: Array) -> Candidates:
     )
 
 
-def least_cost(score: Score) -> Array:
-    """Index of the candidate of least cost; ties by margin, then by value."""
-    return jnp.lexsort((-score.value, score.margin, score.cost))[0]
+def safest(score: Score) -> Array:
+    """Index of the candidate of least margin; ties by cost, then by value."""
+    return jnp.lexsort((-score.value, score.cost, score.margin))[0]
 
 
 def no_incumbent(horizon: int, dim: int) -> Incumbent:
@@ -124,13 +124,13 @@ def update_incumbent(
     first = take(ordered, jnp.arange(1))
     pair = join(incumbent.best, first)
     best = take(pair, constraint.order(pair.score)[:1])
-    safe = take(ordered, least_cost(ordered.score)[None])
+    safe = take(ordered, safest(ordered.score)[None])
     pair = join(incumbent.safest, safe)
-    return Incumbent(best, take(pair, least_cost(pair.score)[None]))
+    return Incumbent(best, take(pair, safest(pair.score)[None]))
 
 
 def to_plan(incumbent: Incumbent, constraint: Constraint) -> Plan:
-    """The best candidate, with the least costly one beside it."""
+    """The best candidate, with the safest one beside it."""
     best = jax.tree.map(lambda leaf: leaf[0], incumbent.best)
     return Plan(
         actions=best.actions,

@@ -60,12 +60,12 @@ class MinMaxConfig:
     horizon_y: int = 20
     num_iter_x: int = 2
     num_iter_y: int = 2
-    num_samples_x: int = 64
-    num_samples_y: int = 32
-    num_elites_x: int = 8
-    num_elites_y: int = 6
+    num_samples_x: int = 40
+    num_samples_y: int = 24
+    num_elites_x: int = 6
+    num_elites_y: int = 5
     num_fixed_elites_x: int = 2
-    num_fixed_elites_y: int = 4
+    num_fixed_elites_y: int = 3
     exponent_x: float = 2.0
     exponent_y: float = 2.0
     init_std_x: float = 5.0
@@ -84,15 +84,15 @@ class MinMaxConfig:
         """
         if self.mode not in MODES:
             raise ValueError(f"mode must be one of {MODES}, got {self.mode!r}")
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.type is int and not value >= 1:
+                raise ValueError(f"{field.name} must be >= 1, got {value}")
         if self.horizon_x != self.horizon_y:
             raise ValueError(
                 "horizon_x and horizon_y must be equal, the adversary acts at every "
                 f"step; got {self.horizon_x} and {self.horizon_y}"
             )
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.type is int and not value >= 1:
-                raise ValueError(f"{field.name} must be >= 1, got {value}")
         for player in "xy":
             num_samples = getattr(self, f"num_samples_{player}")
             for name in (f"num_elites_{player}", f"num_fixed_elites_{player}"):
@@ -211,7 +211,7 @@ class MinMax:
                 "attack_cost": attack.cost.max(),
                 "feasible_share": self.constraint.feasible(ordered.score).mean(),
             }
-            safest = ordered.actions[gaussian.least_cost(ordered.score)]
+            safest = ordered.actions[gaussian.safest(ordered.score)]
             return state, (info, safest)
 
         final_key, *keys = jax.random.split(key, c.iterations + 1)
@@ -330,7 +330,12 @@ class MinMax:
                 for e in range(attack.cost.shape[1])
             ]
         )
-        return jnp.concatenate([attack.y[worst], archive])[:size]
+        queue = jnp.concatenate([attack.y[worst], archive])
+        # One adversary is often the worst reply to all agents, and so again in the next
+        # iteration; its copies would push out the others that bound the inner maximum.
+        same = jnp.all(queue[:, None] == queue[None], axis=(2, 3))
+        copy = jnp.any(jnp.tril(same, -1), axis=1)
+        return queue[jnp.argsort(copy, stable=True)[:size]]
 
     def _corners(self) -> Array:
         """Adversaries constant in time, `[corners, H, Y]`."""

@@ -171,7 +171,8 @@ def load_record(path: Path) -> EpisodeRecord:
       ValueError: the file is broken or not a record.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        # Opened here: on a broken file numpy leaves its own handle open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return EpisodeRecord(**{name: arrays[name] for name in arrays.files})
     except (
         OSError,

@@ -1,0 +1,325 @@
+"""The loop with a counting agent, NaN from everywhere, and resume = uninterrupted."""
+
+import dataclasses
+import itertools
+import json
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from safex.envs.contract import check_environment
+from safex.envs.pendulum import Pendulum, PendulumConfig
+from safex.errors import ContractError, NonFiniteError
+from safex.training.account import load_record
+from safex.training.loggers import LocalLogger
+from safex.training.loop import Trainer, TrainConfig
+from safex.types import Prediction
+
+CONFIG = TrainConfig(
+    num_model_updates=2,
+    num_rollout_steps=30,
+    num_exploration_steps=50,
+    val_buffer_size=8,
+)
+
+
+class Counts(NamedTuple):
+    acted: jax.Array
+    begun: jax.Array
+    updated: jax.Array
+    rows: jax.Array
+    weight: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class CountingAgent:
+    """Pushes one way, predicts that nothing changes, and counts its calls."""
+
+    bad_prediction_at: int = -1
+    bad_fit_at: int = -1
+
+    def init(self, key):
+        zeros = (jnp.zeros((), jnp.int32) for _ in range(4))
+        return Counts(*zeros, weight=jax.random.normal(key))
+
+    def begin_episode(self, key, state):
+        return state._replace(begun=state.begun + 1)
+
+    def act(self, key, state, obs, *, explore):
+        action = jnp.tanh(state.weight + jax.random.normal(key, (1,)))
+        mean = jnp.where(state.acted == self.bad_prediction_at, jnp.nan, obs)
+        info = {
+            "plan/value": jnp.zeros(()),
+            "plan/cost": jnp.zeros(()),
+            "plan/margin": jnp.zeros(()),
+            "plan/feasible": state.acted % 10 != 0,
+            "plan/backup": state.acted % 10 == 0,
+            "prediction/mean": mean,
+            "prediction/epistemic_std": jnp.full(3, 100.0),
+            "prediction/aleatoric_std": jnp.zeros(3),
+        }
+        return state._replace(acted=state.acted + 1), action, info
+
+    def update(self, key, state, data):
+        bad = state.updated == self.bad_fit_at
+        loss = jnp.where(bad, jnp.inf, 0.0)
+        used = jnp.arange(data.transitions.reward.size) < data.size
+        weight = state.weight + jnp.mean(data.transitions.reward, where=used)
+        state = state._replace(
+            updated=state.updated + 1, rows=data.size, weight=jnp.tanh(weight)
+        )
+        return state, {"loss": loss}
+
+    def predict(self, state, obs, action):
+        return Prediction(obs, jnp.full(3, 100.0), jnp.zeros(3))
+
+    def band(self, state, obs, actions):
+        path = jnp.broadcast_to(obs, (actions.shape[0], 3))
+        return path, path - 1, path + 1
+
+    def test_rows(self, data):
+        return jnp.arange(data.transitions.reward.size) < data.size
+
+
+def make_trainer(agent=None, env=None, said=None, report=None, config=CONFIG):
+    return Trainer(
+        env or Pendulum.from_config(),
+        agent or CountingAgent(),
+        config,
+        horizon=5,
+        beta=np.ones(3),
+        limit=6.0,
+        fingerprint="f",
+        warn=(said if said is not None else []).append,
+        report=report or (lambda _: None),
+    )
+
+
+def train(folder, trainer=None, seed=3):
+    (trainer or make_trainer()).train_seed(
+        seed, 0, folder, lambda last: [LocalLogger(folder, last)]
+    )
+
+
+def rows_of(folder):
+    text = (folder / "metrics.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished")
+    seen = []
+    train(folder, make_trainer(report=seen.append))
+    return folder, seen
+
+
+def test_episodes_records_and_rows(finished):
+    folder, seen = finished
+    rows = rows_of(folder)
+    assert [row["step"] for row in rows] == [50, 80, 110]
+    assert [row["train/account/infeasible_plans"] for row in rows] == [0, 3, 3]
+    assert rows[1]["coverage/prequential/1"] == 1.0
+    assert rows[0]["coverage/prequential/1"] is None
+    assert rows[2]["coverage/out_of_distribution/3"] == 1.0
+    random, first, second = (
+        load_record(folder / "episodes" / f"episode_00{e}.npz") for e in range(3)
+    )
+    assert not random.planned.any()
+    assert np.isnan(random.mean).all()
+    assert first.planned.all()
+    assert len(first.reward) == len(second.reward) == 30
+    for record, row in zip((random, first, second), rows, strict=True):
+        assert record.reward.sum() == pytest.approx(row["train/episode/return"])
+    # The chain of observations is unbroken within an episode.
+    np.testing.assert_array_equal(first.next_obs[:-1], first.obs[1:])
+    assert not np.array_equal(first.action, second.action)
+    assert seen[-1].episode == 2
+    assert seen[-1].step == 30
+    assert [p.step for p in seen if p.episode == 0] == [25, 50]
+
+
+def test_the_agent_is_asked_when_it_should_be(finished):
+    folder, _ = finished
+    trainer = make_trainer()
+    from safex.training.checkpoint import load_checkpoint
+
+    template = trainer._init(jax.random.key(0))
+    state, episode = load_checkpoint(folder / "checkpoints", template, "f", print)
+    assert episode == 2
+    counts = state.agent
+    assert int(counts.acted) == 60
+    assert int(counts.begun) == 2
+    assert int(counts.updated) == 3
+    assert int(counts.rows) == int(state.data.size) == 110
+    whole = np.concatenate(
+        [
+            load_record(folder / "episodes" / f"episode_00{e}.npz").next_obs
+            for e in range(3)
+        ]
+    )
+    np.testing.assert_array_equal(state.data.transitions.next_obs, whole)
+
+
+def files_of(folder):
+    names = ("metrics.csv", "metrics.jsonl", "violations.jsonl")
+    texts = {name: (folder / name).read_text() for name in names}
+    arrays = {
+        path.name: load_record(path) for path in sorted(folder.glob("episodes/*"))
+    }
+    return texts, arrays
+
+
+def assert_same_run(one, other):
+    (texts, arrays), (texts_2, arrays_2) = files_of(one), files_of(other)
+    assert texts == texts_2
+    assert arrays.keys() == arrays_2.keys()
+    for name, record in arrays.items():
+        for ours, theirs in zip(record, arrays_2[name], strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing of the code under test runs after it."""
+
+
+STAGES = (
+    "safex.training.loop.Trainer._collect",
+    "safex.training.account.save_record",
+    "safex.training.account.append_jsonl",
+    "safex.training.loggers.LocalLogger.log",
+    "safex.training.loop.save_checkpoint",
+)
+
+
+@pytest.mark.parametrize(("stage", "call"), list(itertools.product(STAGES, (1, 2))))
+def test_killed_anywhere_it_ends_with_the_same_numbers(
+    finished, tmp_path, monkeypatch, stage, call
+):
+    """Dies just before the given call of each stage, then starts again."""
+    import importlib
+
+    module, _, name = stage.rpartition(".")
+    if module.endswith(("Trainer", "LocalLogger")):
+        parent, _, cls = module.rpartition(".")
+        owner = getattr(importlib.import_module(parent), cls)
+    else:
+        owner = importlib.import_module(module)
+    original, calls = getattr(owner, name), []
+
+    def dying(*args, **kwargs):
+        calls.append(None)
+        if len(calls) == call + 1:
+            raise Killed
+        return original(*args, **kwargs)
+
+    trainer = make_trainer()
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(owner, name, dying)
+        train(tmp_path, trainer)
+    train(tmp_path, trainer)
+    assert_same_run(finished[0], tmp_path)
+
+
+def test_a_damaged_checkpoint_costs_one_episode_not_the_run(finished, tmp_path):
+    said = []
+    trainer = make_trainer(said=said)
+    train(tmp_path, trainer)
+    newest = tmp_path / "checkpoints" / "episode_0002.ckpt"
+    newest.write_bytes(newest.read_bytes()[:-50])
+    train(tmp_path, trainer)
+    assert len(said) == 1
+    assert "truncated or damaged" in said[0]
+    assert_same_run(finished[0], tmp_path)
+
+
+def test_a_finished_seed_is_left_alone(finished):
+    folder, _ = finished
+    before = (folder / "timing.jsonl").read_text()
+    train(folder)
+    assert (folder / "timing.jsonl").read_text() == before
+
+
+def test_seeds_differ_and_one_seed_twice_is_identical(finished, tmp_path):
+    trainer = make_trainer()
+    train(tmp_path / "same", trainer)
+    train(tmp_path / "other", trainer, seed=4)
+    assert_same_run(finished[0], tmp_path / "same")
+    assert rows_of(tmp_path / "same") != rows_of(tmp_path / "other")
+
+
+def test_nan_in_a_prediction_stops_and_names_the_step(tmp_path):
+    with pytest.raises(NonFiniteError, match="prediction/mean is not finite at step 57"):
+        train(tmp_path, make_trainer(CountingAgent(bad_prediction_at=7)))
+    # What was finished is there, and a checkpoint to go on from.
+    assert [row["step"] for row in rows_of(tmp_path)] == [50]
+    assert (tmp_path / "checkpoints" / "episode_0000.ckpt").exists()
+
+
+def test_nan_in_a_fit_stops_and_names_the_loss(tmp_path):
+    with pytest.raises(NonFiniteError, match="loss is not finite in the fit after epi"):
+        train(tmp_path, make_trainer(CountingAgent(bad_fit_at=1)))
+
+
+class BrokenPendulum(Pendulum):
+    """Its sensor fails at some time."""
+
+    def step(self, key, state, action):
+        result = super().step(key, state, action)
+        bad = jnp.where(result.state.t == 31, jnp.nan, 1.0)
+        return result._replace(obs=result.obs * bad)
+
+
+def test_nan_from_the_environment_stops_and_names_the_step(tmp_path):
+    env = BrokenPendulum.from_config()
+    with pytest.raises(NonFiniteError, match=r"observation is not finite at step 30"):
+        train(tmp_path, make_trainer(env=env))
+
+
+class FreePendulum(Pendulum):
+    """Forgets its cost."""
+
+    def step(self, key, state, action):
+        return super().step(key, state, action)._replace(cost=None)
+
+
+class WidePendulum(Pendulum):
+    """Gives a cost a dimension."""
+
+    def cost(self, obs, action, next_obs):
+        return super().cost(obs, action, next_obs)[None]
+
+
+def test_a_missing_cost_is_an_error():
+    check_environment(Pendulum.from_config())
+    with pytest.raises(ContractError, match="FreePendulum gives no cost"):
+        check_environment(FreePendulum.from_config())
+    with pytest.raises(ContractError, match=r"WidePendulum.*cost.*shape \(\)"):
+        check_environment(WidePendulum.from_config())
+
+
+def test_violations_reach_the_account(tmp_path):
+    """A limit below any motion makes every step a violation."""
+    env = Pendulum.from_config(PendulumConfig(), speed_threshold=1e-6)
+    train(tmp_path, make_trainer(env=env))
+    rows = rows_of(tmp_path)
+    assert rows[-1]["train/account/cumulative_violating_steps"] == 110
+    lines = (tmp_path / "violations.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == list(range(110))
+    assert rows[-1]["train/account/violation_events"] == 1
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("num_model_updates", 0, ">= 1"),
+        ("num_exploration_steps", 49, ">= 50"),
+        ("buffer_size", 10, "1700 transitions"),
+    ],
+)
+def test_impossible_settings_are_refused(field, value, words):
+    with pytest.raises(ValueError, match=f"{field}.*{words}"):
+        dataclasses.replace(TrainConfig(), **{field: value})

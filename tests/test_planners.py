@@ -1,0 +1,340 @@
+import dataclasses
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from safex import rollout
+from safex.agents.mpc import MPCAgent, MPCConfig
+from safex.agents.planners import (
+    Nominal,
+    OptimisticPessimistic,
+    PesTraj,
+    Pessimistic,
+    Safe,
+    Situation,
+)
+from safex.optimizers.cem import CEM, CEMConfig
+from safex.optimizers.constraint import FeasibleFirst, Penalty
+from safex.optimizers.minmax import MinMax, MinMaxConfig
+from safex.schedules import ScheduleConfig
+from tests.helpers import assert_close
+from tests.test_rollout import ACTIONS, AL, EP, MEAN_PATH, START, Drift, Line
+
+# Compiling takes far longer than running here: skip the optimisation.
+jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+KEY = jax.random.key(0)
+H = len(ACTIONS)
+P = 16
+LINE = Line(limit=2.0)
+DRIFT = Drift()
+# Reward and cost of the mean path, as in test_rollout.
+MEAN_VALUE = (207.5 + 241.5 + 173.5) / 3.0
+MEAN_COST = 2.0
+
+
+def situation(pessimism=0.0, optimism=0.0):
+    widths = (jnp.broadcast_to(jnp.float32(w), 2) for w in (pessimism, optimism))
+    return Situation(START, jnp.float32(0.0), *widths)
+
+
+def problem(planner, key=KEY, **widths):
+    return planner.problem(key, LINE, DRIFT, situation(**widths))
+
+
+def particle_scores(key, mode="DIST"):
+    """Scores `[P]` of the particles a planner draws with a key."""
+    noise = rollout.draw_noise(key, mode, P, H, 2, DRIFT.num_members)
+    transition = rollout.sampled_transition(DRIFT, 0.0, mode, LINE)
+
+    def particle(noise):
+        return rollout.evaluate(LINE, transition, START, ACTIONS, noise)
+
+    return jax.vmap(particle)(noise)
+
+
+# Objectives of one player.
+
+
+@pytest.mark.parametrize("planner", [Nominal, Safe, PesTraj])
+def test_without_noise_all_planners_score_the_mean_path(planner):
+    score = problem(planner(H, "MEAN", P))(ACTIONS)
+    assert_close(tuple(score), (MEAN_VALUE, MEAN_COST, 1.5))
+
+
+@pytest.mark.parametrize("planner", [Nominal, Safe])
+def test_safe_averages_value_and_cost_over_the_same_particles(planner):
+    score = problem(planner(H, "DIST", P))(ACTIONS)
+    value, cost, margin = particle_scores(KEY)
+    assert np.ptp(cost) > 0.1
+    assert_close(tuple(score), (value.mean(), cost.mean(), margin.max()))
+
+
+def test_pestraj_takes_the_worst_of_particles_of_its_own():
+    score = problem(PesTraj(H, "DIST", P))(ACTIONS)
+    value_key, cost_key = jax.random.split(KEY)
+    of_value, of_cost = particle_scores(value_key), particle_scores(cost_key)
+    expected = (of_value.value.mean(), of_cost.cost.max(), of_cost.margin.max())
+    assert_close(tuple(score), expected)
+    assert score.cost > of_cost.cost.mean()
+    assert score.cost != of_value.cost.max()
+
+
+def test_the_sampling_mode_reaches_the_rollouts():
+    # Members of the stub land at their index, far below the mean path's reward.
+    value, cost, _ = problem(Safe(H, "TS1", P))(ACTIONS)
+    assert_close(
+        (value, cost), tuple(s.mean() for s in particle_scores(KEY, "TS1")[:2])
+    )
+
+
+def test_another_key_draws_other_particles():
+    planner = Safe(H, "DIST", P)
+    other = problem(planner, jax.random.key(1))(ACTIONS)
+    assert problem(planner)(ACTIONS).value != other.value
+
+
+# Games.
+
+
+def attacked(planner, pessimism, decision=ACTIONS):
+    """Cost and margin `[4]` under the adversaries at the corners."""
+    corners = jnp.array(list(itertools.product((-1.0, 1.0), repeat=2)))
+    etas = jnp.broadcast_to(corners[:, None], (4, H, 2))
+    game = problem(planner, pessimism=pessimism)
+    return jax.vmap(functools.partial(game.attacked, decision))(etas)
+
+
+def test_pessimism_changes_the_attack_and_never_the_value():
+    planner = Pessimistic(H, "MEAN", 1)
+    for width in (0.0, 3.0):
+        nominal = problem(planner, pessimism=width).nominal(ACTIONS)
+        assert_close(tuple(nominal), (MEAN_VALUE, MEAN_COST, 1.5))
+
+
+def test_without_width_or_noise_the_attack_is_the_nominal_rollout():
+    cost, margin = attacked(Pessimistic(H, noise_alpha=0.0), 0.0)
+    assert_close((cost, margin), (np.full(4, MEAN_COST), np.full(4, 1.5)))
+
+
+def test_attacked_cost_by_hand():
+    # The worst corner pushes dimension 0 up by 2 ep a step, and 3 al at each judgement.
+    cost, margin = attacked(Pessimistic(H, noise_alpha=3.0), 2.0)
+    path = MEAN_PATH[:, 0] + 2.0 * EP[0] * np.arange(1, 4) + 3.0 * AL[0]
+    assert_close((cost.max(), margin.max()), ((path - 2.0).sum(), path.max() - 2.0))
+
+
+def test_more_pessimism_never_promises_less_cost():
+    planner = Pessimistic(H, noise_alpha=1.0)
+    worst = [attacked(planner, width)[0].max() for width in (0.0, 0.5, 1.0, 2.0, 4.0)]
+    assert np.all(np.diff(worst) > 0.0)
+
+
+def luck(eta, actions=ACTIONS):
+    eta = jnp.broadcast_to(jnp.asarray(eta, jnp.float32), (H, 2))
+    return jnp.concatenate([eta, actions], axis=1)
+
+
+OPTIMISTIC = OptimisticPessimistic(obs_dim=2, noise_alpha=3.0)
+
+
+def test_optimist_acts_with_the_actions_alone():
+    assert_close(OPTIMISTIC.actions(luck([0.3, -0.3])), ACTIONS)
+    assert_close(Safe(H).actions(ACTIONS), ACTIONS)
+
+
+def test_optimist_hopes_for_the_value_and_leaves_the_cost_to_the_adversary():
+    nominal = problem(OPTIMISTIC, optimism=2.0, pessimism=9.0).nominal
+    plain = nominal(luck([0.0, 0.0]))
+    assert_close(plain.value, np.float32(MEAN_VALUE))
+    for eta, sign in (([1.0, 1.0], 1), ([-1.0, 1.0], -1)):
+        score = nominal(luck(eta))
+        assert sign * (score.value - plain.value) > 1.0
+        assert score.cost == 0.0
+        assert score.margin == -np.inf
+    # By 2 ep a step: the reward is 100 obs + next_obs.
+    step = 2.0 * EP[0]
+    gained = (100.0 * step * (0 + 1 + 2) + step * (1 + 2 + 3)) / 3.0
+    assert_close(nominal(luck([1.0, 1.0])).value, np.float32(MEAN_VALUE + gained))
+
+
+def test_hope_never_changes_the_attack():
+    expected = attacked(Pessimistic(H, noise_alpha=3.0), 2.0)
+    for eta in ([0.0, 0.0], [1.0, -1.0]):
+        assert_close(attacked(OPTIMISTIC, 2.0, luck(eta)), expected)
+
+
+# The agent.
+
+
+@dataclasses.dataclass(frozen=True)
+class Learner(Drift):
+    """`Drift` that learns one number: how often it was fitted, not what."""
+
+    def init(self, key):
+        return jnp.zeros(())
+
+    def fit(self, key, state, data):
+        return state + 0.0, {"fits": jnp.ones(())}
+
+    def test_rows(self, data):
+        return data
+
+
+class Hill(Line):
+    """Reward for going right, of the size of a step."""
+
+    def reward(self, obs, action, next_obs):
+        return next_obs[0]
+
+
+HILL = Hill(limit=3.0)
+CONFIG = MPCConfig(
+    beta=(0.5, 1.0),
+    pes_alpha=1.0,
+    opt_alpha=0.5,
+    pes_schedule=ScheduleConfig(kind="linear", final=3.0, num_episodes=2),
+)
+
+
+class Compiled:
+    """An agent with its act compiled."""
+
+    def __init__(self, agent):
+        self.agent = agent
+        self.act = jit(agent.act)
+        self.state = agent.init(KEY)
+
+    def __call__(self, key=KEY, obs=START, state=None, **changes):
+        state = (state or self.state)._replace(**changes)
+        return jax.device_get(self.act(key, state, obs))
+
+
+@pytest.fixture(scope="module")
+def minmax():
+    config = MinMaxConfig(
+        horizon_x=H, horizon_y=H, iterations=3, num_iter_x=1, num_iter_y=1
+    )
+    optimizer = MinMax(1, 2, config, FeasibleFirst())
+    planner = Pessimistic(H, noise_alpha=0.0)
+    return Compiled(MPCAgent(HILL, Learner(), planner, optimizer, CONFIG))
+
+
+@pytest.fixture(scope="module")
+def reckless():
+    """Plans for the value alone, in effect, so that plan and backup differ."""
+    config = CEMConfig(horizon=H, num_iter=3, num_elites=5, num_samples=50)
+    optimizer = CEM(1, config, Penalty(lmbda=1e-4))
+    return Compiled(MPCAgent(HILL, Learner(), Safe(H), optimizer, CONFIG))
+
+
+def test_more_pessimism_acts_with_more_care(minmax):
+    plans = [minmax(pessimism=np.float32(width)) for width in (0.0, 1.0, 4.0)]
+    reached = [START[0] + action[0] for _, action, _ in plans]
+    # One step away from the limit less half of beta ep a step.
+    assert reached[0] == pytest.approx(3.0, abs=0.02)
+    assert reached[1] == pytest.approx(3.0 - 0.5 * EP[0], abs=0.05)
+    assert reached[2] == pytest.approx(3.0 - 2.0 * EP[0], abs=0.1)
+    for _, _, metrics in plans:
+        assert metrics["plan/feasible"]
+        assert not metrics["plan/backup"]
+
+
+def test_a_decision_reports_its_belief_and_its_plan(minmax):
+    _, action, metrics = minmax()
+    belief = minmax.agent.predict(minmax.state, START, action)
+    assert_close(metrics["prediction/mean"], belief.mean)
+    assert_close(metrics["prediction/epistemic_std"], EP)
+    assert_close(metrics["prediction/aleatoric_std"], AL)
+    assert metrics["plan/cost"] <= 1e-5
+    assert metrics["plan/margin"] <= 1e-5
+    assert 2.0 < metrics["plan/value"] < 3.0
+
+
+def test_same_key_same_action_other_key_other(minmax):
+    _, one, _ = first = minmax()
+    assert_close(minmax(), first, rtol=0.0, atol=0.0)
+    assert minmax(jax.random.key(1))[1] != one
+
+
+def test_nothing_recompiles_as_pessimism_and_episodes_go_on(minmax):
+    agent, state = minmax.agent, minmax.state
+    for episode in range(3):
+        state = agent.begin_episode(KEY, state)
+        for _ in range(2):
+            state, _, _ = minmax.act(KEY, state, START)
+        state, _ = agent.update(KEY, state, None)
+        assert state.episode == episode + 1
+    assert minmax.act._cache_size() == 1
+
+
+def test_a_decision_starts_from_the_one_before_one_step_ahead(minmax):
+    # With the same key, only the warm start can make a difference.
+    first, _, _ = minmax()
+    assert not np.array_equal(first.optimizer_state.x_mean, np.zeros((H, 1)))
+    assert minmax(state=first)[2]["plan/value"] != minmax()[2]["plan/value"]
+
+
+def test_an_episode_begins_without_a_warm_start(minmax):
+    used, _, _ = minmax()
+    again = minmax.agent.begin_episode(jax.random.key(5), used)
+    fresh = minmax.agent.optimizer.init(jax.random.key(5))
+    assert_close(again.optimizer_state, fresh)
+    assert_close(again.pessimism, used.pessimism)
+
+
+def test_a_plan_that_is_not_feasible_gives_way_to_the_backup(reckless):
+    _, action, metrics = reckless(obs=jnp.array([20.0, 0.0]))
+    assert not metrics["plan/feasible"]
+    assert metrics["plan/backup"]
+    assert action[0] < -0.9  # away from the limit, while the plan goes for the value
+    _, action, metrics = reckless(obs=jnp.array([-5.0, 0.0]))
+    assert metrics["plan/feasible"]
+    assert action[0] > 0.9
+
+
+def test_update_moves_pessimism_by_its_schedule(minmax):
+    agent, state = minmax.agent, minmax.state
+    assert_close((state.pessimism, state.optimism), (1.0, 0.5))
+    for expected in (2.0, 3.0, 3.0):
+        state, metrics = agent.update(KEY, state, None)
+        assert_close((state.pessimism, state.optimism), (expected, 0.5))
+        assert metrics["agent/pessimism"] == expected
+        assert metrics["model/fits"] == 1.0
+
+
+def test_band_holds_all_constant_adversaries(minmax):
+    state = minmax.state._replace(pessimism=jnp.float32(2.0))
+    nominal, low, high = minmax.agent.band(state, START, ACTIONS)
+    reach = 2.0 * np.array([0.5, 1.0]) * EP * np.array([[1.0], [2.0], [3.0]])
+    assert_close(
+        (nominal, low, high), (MEAN_PATH, MEAN_PATH - reach, MEAN_PATH + reach)
+    )
+
+
+def test_optimist_in_the_agent():
+    config = MinMaxConfig(
+        horizon_x=H, horizon_y=H, iterations=3, num_iter_x=1, num_iter_y=1
+    )
+    optimizer = MinMax(3, 2, config, FeasibleFirst())
+    planner = OptimisticPessimistic(obs_dim=2, noise_alpha=0.0)
+    agent = Compiled(MPCAgent(HILL, Learner(), planner, optimizer, CONFIG))
+    hopes = [agent(optimism=np.float32(width)) for width in (0.0, 2.0)]
+    for state, action, metrics in hopes:
+        assert action.shape == (1,)
+        assert metrics["plan/feasible"]
+        assert state.optimizer_state.x_mean.shape == (H, 3)
+    sober, hopeful = (metrics["plan/value"] for _, _, metrics in hopes)
+    assert hopeful > sober + 0.1
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("beta", ()), ("beta", (1.0, -1.0)), ("pes_alpha", -1.0), ("opt_alpha", -0.1)],
+)
+def test_impossible_settings_name_the_field(field, value):
+    with pytest.raises(ValueError, match=field):
+        MPCConfig(**{field: value})
