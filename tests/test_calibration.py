@@ -79,7 +79,7 @@ def test_conformal_meets_the_target_on_fresh_data(rng, law):
     scale = np.asarray(conformal(error, ep, al, np.ones(rows, bool), target))
     z = stats.norm.ppf(0.95)
     error, ep, al = sample()
-    inside = np.abs(error) <= z * np.sqrt((scale * ep) ** 2 + al**2)
+    inside = np.abs(error) <= z * scale * np.hypot(ep, al)
     # Each column is one calibration: 0.9 to 0.9 + 1 / 61 in expectation.
     per_column = inside.mean(0)
     noise = 3.5 * per_column.std() / np.sqrt(columns)
@@ -97,7 +97,7 @@ KULESHOV = CalibrationConfig(method="kuleshov", min_scale=0.0)
 def nine(target=0.8, epistemic=1.0, aleatoric=0.0, padding=0.0):
     """Nine errors of which the i-th smallest needs exactly the scale i."""
     z = stats.norm.ppf(0.5 + 0.5 * target)
-    error = z * np.sign(NINE) * np.sqrt((NINE * epistemic) ** 2 + aleatoric**2)
+    error = z * NINE * np.hypot(epistemic, aleatoric)
     columns = (error, np.full(12, epistemic), np.full(12, aleatoric))
     columns = (np.where(VALID, x, padding)[:, None] for x in columns)
     return tuple(x.astype(np.float32) for x in columns)
@@ -152,11 +152,26 @@ def test_a_model_that_is_certain_gives_no_nan(config, size, expected):
     assert fit(config, size * error, zero, zero) in expected
 
 
+@pytest.mark.parametrize(
+    ("method", "noise"), [("conformal", 8.0), ("kuleshov", 4.0), ("none", 4.0)]
+)
+def test_conformal_scales_both_stds_and_kuleshov_the_epistemic_one(method, noise):
+    applied = CalibrationConfig(method=method).apply(Prediction(1.0, 3.0, 4.0), 2.0)
+    assert applied == Prediction(1.0, 6.0, noise)
+
+
+def test_the_applied_scale_holds_the_errors_it_was_fitted_to():
+    error, ep, al = nine(aleatoric=0.5)
+    _, ep, al = CONFORMAL.apply(Prediction(0.0, ep, al), fit(CONFORMAL, error, ep, al))
+    band = stats.norm.ppf(0.9) * np.hypot(ep, al)
+    assert (np.abs(error) <= 1.0001 * band)[VALID].sum() == 8
+
+
 def by_hand(keep=(True, True, True, True), beta=2.0):
     errors = np.array([[0.5], [-1.5], [2.5], [-3.5]])
     flat = np.ones_like(errors)
     prediction = Prediction(10.0 * flat, 0.3 * flat, 0.8 * flat)  # sigma = 1
-    return coverage(10.0 + errors, prediction, beta, np.array(keep))
+    return coverage(10.0 + errors, *prediction, beta, np.array(keep))
 
 
 def test_coverage_counts_by_hand():
@@ -181,7 +196,7 @@ def test_coverage_without_rows_has_no_share():
 def test_coverage_widens_the_epistemic_std_of_each_dimension_by_its_own_beta():
     error = np.array([[2.5, 2.5]])
     prediction = Prediction(np.zeros((1, 2)), np.ones((1, 2)), np.zeros((1, 2)))
-    counted = coverage(error, prediction, np.array([1.0, 3.0]), np.array([True]))
+    counted = coverage(error, *prediction, np.array([1.0, 3.0]), np.array([True]))
     assert counted.inside.tolist() == [1, 1, 2]
 
 

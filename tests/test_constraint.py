@@ -74,10 +74,10 @@ def test_feasible_first_orders_the_feasible_by_value():
     assert order(FeasibleFirst(1.0), [1.0, 2.0, 3.0], costs, margins) == [2, 1, 0]
 
 
-def test_feasible_first_orders_the_infeasible_by_cost_then_margin_then_value():
+def test_feasible_first_orders_the_infeasible_by_margin_then_cost_then_value():
     value = [9.0, 8.0, 1.0, 2.0, 3.0]
-    cost = [5.0, 3.0, 2.0, 3.0, 3.0]
-    margin = [0.1, 0.4, 0.9, 0.2, 0.4]
+    cost = [1.1, 1.4, 1.9, 1.2, 1.4]
+    margin = [5.0, 3.0, 2.0, 3.0, 3.0]
     assert order(FeasibleFirst(1.0), value, cost, margin) == [2, 3, 1, 4, 0]
 
 

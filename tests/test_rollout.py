@@ -18,7 +18,10 @@ AL = np.array([0.4, 0.3], np.float32)
 
 
 class Line:
-    """A task on the line whose reward tells its three arguments apart."""
+    """A task on the line whose reward tells its three arguments apart.
+
+    The cost is twice the excess, so that it is not taken for the margin.
+    """
 
     obs_dim = 2
     action_dim = 1
@@ -30,7 +33,7 @@ class Line:
         return 100.0 * obs[0] + 10.0 * action[0] + next_obs[0]
 
     def cost(self, obs, action, next_obs):
-        return jnp.maximum(self.margin(obs, action, next_obs), 0.0)
+        return 2.0 * jnp.maximum(self.margin(obs, action, next_obs), 0.0)
 
     def margin(self, obs, action, next_obs):
         return next_obs[0] - self.limit
@@ -216,11 +219,11 @@ def test_score_by_hand():
     score = rollout.evaluate(Line(2.0), sampled("MEAN"), START, ACTIONS, no_noise())
     # 100 obs + 10 action + next_obs, at obs 2, 2.5, 1.5 and next_obs 2.5, 1.5, 3.5.
     assert_close(score.value, (207.5 + 241.5 + 173.5) / 3.0)
-    assert_close(score.cost, 0.5 + 0.0 + 1.5)
-    assert_close(score.margin, 1.5)
+    assert_close(score.cost, 2.0 * (0.5 + 0.0 + 1.5))
+    assert_close(score.margin, 0.5 + 0.0 + 1.5)
 
 
-def test_margin_may_stay_below_zero():
+def test_margin_of_a_safe_path_is_its_closest_call():
     score = rollout.evaluate(Line(10.0), sampled("MEAN"), START, ACTIONS, no_noise())
     assert_close((score.cost, score.margin), (0.0, -6.5))
 
@@ -230,8 +233,8 @@ def test_reward_and_cost_are_judged_where_the_adversary_says():
     score = rollout.evaluate(LINE, transition, START, ACTIONS, jnp.ones((H, 2)))
     extra = 2.0 * AL[0]  # at next_obs alone: it is not carried to the next obs
     assert_close(score.value, (207.5 + 241.5 + 173.5) / 3.0 + extra)
-    assert_close(score.cost, 1.5 + 0.5 + 2.5 + 3.0 * extra)
-    assert_close(score.margin, 2.5 + extra)
+    excess = 1.5 + 0.5 + 2.5 + 3.0 * extra
+    assert_close((score.cost, score.margin), (2.0 * excess, excess))
 
 
 # The pendulum.
@@ -272,7 +275,8 @@ def test_rollout_of_the_true_dynamics_is_the_simulator(pendulum, swing):
     assert_close(score.value, steps.reward.mean(), rtol=1e-4)
     assert 0 < steps.cost.sum() < 10
     assert_close(score.cost, steps.cost.sum())
-    assert_close(score.margin, jnp.abs(steps.obs[:, 2]).max() - 0.5, rtol=1e-4)
+    excess = jnp.maximum(jnp.abs(steps.obs[:, 2]) - 0.5, 0.0).sum()
+    assert_close(score.margin, excess, rtol=1e-4)
 
 
 class Broad(TrueDynamics):
