@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 METHODS = {
     "minmax": ["method=minmax"],
     "safe (mean)": ["method=safe", "model.sampling_mode=MEAN"],
+    "unsafe": ["method=unsafe"],
     "safe (distribution)": [
         "method=safe",
         "model.sampling_mode=DIST",
@@ -26,7 +27,6 @@ METHODS = {
     ],
     "pestraj": ["method=pestraj"],
     "optminmax": ["method=optminmax"],
-    "unsafe": ["method=unsafe"],
 }
 TASKS = {
     "pendulum": [],

@@ -115,6 +115,7 @@ class ModelSection(EnsembleConfig):
       num_calibration_ps: CDF levels that `kuleshov` matches.
       num_test_alphas: scales that `kuleshov` tries.
       prequential_calibration: also calibrate on each new episode before learning it.
+      prequential_memory: share of an older surprise that is left after each fit.
     """
 
     dynamics: str = "BNN"
@@ -131,6 +132,7 @@ class ModelSection(EnsembleConfig):
     num_calibration_ps: int = 20
     num_test_alphas: int = 100
     prequential_calibration: bool = True
+    prequential_memory: float = 0.7
 
     def __post_init__(self) -> None:
         """Refuses impossible settings."""
@@ -160,6 +162,7 @@ class ModelSection(EnsembleConfig):
             num_calibration_ps=self.num_calibration_ps,
             num_test_alphas=self.num_test_alphas,
             prequential=self.prequential_calibration,
+            prequential_memory=self.prequential_memory,
         )
 
 

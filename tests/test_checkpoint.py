@@ -12,7 +12,11 @@ from safex.training.checkpoint import load_checkpoint, save_checkpoint
 
 
 def state(value):
-    return {"a": jnp.full(3, value), "n": jnp.asarray(7, jnp.int32), "t": (jnp.ones(2),)}
+    return {
+        "a": jnp.full(3, value),
+        "n": jnp.asarray(7, jnp.int32),
+        "t": (jnp.ones(2),),
+    }
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """The loop with a counting agent, NaN from everywhere, and resume = uninterrupted."""
 
 import dataclasses
+import importlib
 import itertools
 import json
 from typing import NamedTuple
@@ -14,8 +15,9 @@ from safex.envs.contract import check_environment
 from safex.envs.pendulum import Pendulum, PendulumConfig
 from safex.errors import ContractError, NonFiniteError
 from safex.training.account import load_record
+from safex.training.checkpoint import load_checkpoint
 from safex.training.loggers import LocalLogger
-from safex.training.loop import Trainer, TrainConfig
+from safex.training.loop import TrainConfig, Trainer
 from safex.types import Prediction
 
 CONFIG = TrainConfig(
@@ -110,11 +112,18 @@ def rows_of(folder):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def shared():
+    """One trainer for all tests, because it is compiling that takes the time."""
+    seen, said = [], []
+    return make_trainer(report=seen.append, said=said), seen, said
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, shared):
+    trainer, seen, _ = shared
     folder = tmp_path_factory.mktemp("finished")
-    seen = []
-    train(folder, make_trainer(report=seen.append))
-    return folder, seen
+    train(folder, trainer)
+    return folder, list(seen)
 
 
 def test_episodes_records_and_rows(finished):
@@ -142,11 +151,8 @@ def test_episodes_records_and_rows(finished):
     assert [p.step for p in seen if p.episode == 0] == [25, 50]
 
 
-def test_the_agent_is_asked_when_it_should_be(finished):
-    folder, _ = finished
-    trainer = make_trainer()
-    from safex.training.checkpoint import load_checkpoint
-
+def test_the_agent_is_asked_when_it_should_be(finished, shared):
+    (folder, _), (trainer, _, _) = finished, shared
     template = trainer._init(jax.random.key(0))
     state, episode = load_checkpoint(folder / "checkpoints", template, "f", print)
     assert episode == 2
@@ -197,11 +203,9 @@ STAGES = (
 
 @pytest.mark.parametrize(("stage", "call"), list(itertools.product(STAGES, (1, 2))))
 def test_killed_anywhere_it_ends_with_the_same_numbers(
-    finished, tmp_path, monkeypatch, stage, call
+    finished, shared, tmp_path, monkeypatch, stage, call
 ):
     """Dies just before the given call of each stage, then starts again."""
-    import importlib
-
     module, _, name = stage.rpartition(".")
     if module.endswith(("Trainer", "LocalLogger")):
         parent, _, cls = module.rpartition(".")
@@ -216,7 +220,7 @@ def test_killed_anywhere_it_ends_with_the_same_numbers(
             raise Killed
         return original(*args, **kwargs)
 
-    trainer = make_trainer()
+    trainer, _, _ = shared
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(owner, name, dying)
         train(tmp_path, trainer)
@@ -224,9 +228,8 @@ def test_killed_anywhere_it_ends_with_the_same_numbers(
     assert_same_run(finished[0], tmp_path)
 
 
-def test_a_damaged_checkpoint_costs_one_episode_not_the_run(finished, tmp_path):
-    said = []
-    trainer = make_trainer(said=said)
+def test_a_damaged_checkpoint_costs_one_episode(finished, shared, tmp_path):
+    trainer, _, said = shared
     train(tmp_path, trainer)
     newest = tmp_path / "checkpoints" / "episode_0002.ckpt"
     newest.write_bytes(newest.read_bytes()[:-50])
@@ -236,15 +239,15 @@ def test_a_damaged_checkpoint_costs_one_episode_not_the_run(finished, tmp_path):
     assert_same_run(finished[0], tmp_path)
 
 
-def test_a_finished_seed_is_left_alone(finished):
-    folder, _ = finished
+def test_a_finished_seed_is_left_alone(finished, shared):
+    (folder, _), (trainer, _, _) = finished, shared
     before = (folder / "timing.jsonl").read_text()
-    train(folder)
+    train(folder, trainer)
     assert (folder / "timing.jsonl").read_text() == before
 
 
-def test_seeds_differ_and_one_seed_twice_is_identical(finished, tmp_path):
-    trainer = make_trainer()
+def test_seeds_differ_and_one_seed_twice_is_identical(finished, shared, tmp_path):
+    trainer, _, _ = shared
     train(tmp_path / "same", trainer)
     train(tmp_path / "other", trainer, seed=4)
     assert_same_run(finished[0], tmp_path / "same")
@@ -252,7 +255,9 @@ def test_seeds_differ_and_one_seed_twice_is_identical(finished, tmp_path):
 
 
 def test_nan_in_a_prediction_stops_and_names_the_step(tmp_path):
-    with pytest.raises(NonFiniteError, match="prediction/mean is not finite at step 57"):
+    with pytest.raises(
+        NonFiniteError, match="prediction/mean is not finite at step 57"
+    ):
         train(tmp_path, make_trainer(CountingAgent(bad_prediction_at=7)))
     # What was finished is there, and a checkpoint to go on from.
     assert [row["step"] for row in rows_of(tmp_path)] == [50]

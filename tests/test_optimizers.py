@@ -81,7 +81,7 @@ class Problem(NamedTuple):
 
     target: np.ndarray
     limit: float = 1e3
-    floor: float = 0.0  # cost that no candidate avoids, least at `safest`
+    floor: float = 0.0  # cost that no candidate avoids; least margin at `SAFEST`
     nan_above: float = 1e3  # the value is NaN where the first action is above this
 
 
@@ -96,8 +96,9 @@ def score(problem, actions):
     value = -jnp.sum((actions - problem.target) ** 2)
     value = jnp.where(actions[0, 0] > problem.nan_above, jnp.nan, value)
     slack = actions.sum() - problem.limit
-    cost = problem.floor * (1.0 + jnp.sum((actions - SAFEST) ** 2))
-    return Score(value, cost + jnp.maximum(slack, 0.0), slack)
+    excess = problem.floor * (1.0 + jnp.sum((actions - SAFEST) ** 2))
+    cost = problem.floor + jnp.maximum(slack, 0.0)
+    return Score(value, cost, jnp.where(problem.floor > 0.0, excess, slack))
 
 
 def pose(problem):
@@ -180,11 +181,11 @@ def test_finds_the_optimum_on_an_active_constraint(solver):
     assert plan.cost <= 1e-5
     assert plan.value == pytest.approx(-4 * 0.3**2, abs=0.01)
     assert 0.0 < info["feasible_share"][-1] < 1.0
-    # Nothing costs less than the plan, but the backup is further from the limit.
+    # No sequence costs less than the plan, but the backup is further from the limit.
     assert score(ACTIVE, plan.backup_actions).margin < plan.margin - 0.1
 
 
-def test_without_a_feasible_point_the_backup_costs_least(solver):
+def test_without_a_feasible_point_the_least_margin_is_the_backup(solver):
     _, plan, info = solver(HOPELESS)
     assert not plan.feasible
     assert not info["feasible_share"].any()
@@ -203,10 +204,9 @@ def test_plan_reports_the_score_of_its_actions(solver, problem):
 
 
 def test_the_incumbent_never_gets_worse(solver):
-    for problem, name, sign in ((FREE, "value", 1), (HOPELESS, "cost", -1)):
-        best = solver(problem, decisions=1)[2][name]
-        assert np.all(sign * np.diff(best) >= 0.0)
-        assert sign * (best[-1] - best[0]) > 0.0
+    best = solver(FREE, decisions=1)[2]["value"]
+    assert np.all(np.diff(best) >= 0.0)
+    assert best[-1] > best[0]
 
 
 def test_a_candidate_that_is_not_finite_never_wins(solver):
@@ -382,7 +382,19 @@ class Referee:
         return jax.device_get(self.once(key, self.start, rules))
 
 
-GENEROUS = {"iterations": 10, "std_decay": 0.7, "init_std_x": 0.5}
+GENEROUS = {
+    "iterations": 10,
+    "num_iter_x": 2,
+    "num_iter_y": 2,
+    "num_samples_x": 64,
+    "num_samples_y": 32,
+    "num_elites_x": 8,
+    "num_elites_y": 6,
+    "num_fixed_elites_x": 2,
+    "num_fixed_elites_y": 4,
+    "std_decay": 0.7,
+    "init_std_x": 0.5,
+}
 # Little enough of everything for the two to differ by what is told apart.
 QUICK = {
     "iterations": 1,
@@ -411,7 +423,7 @@ def worst_case():
 
 @pytest.fixture(scope="module")
 def mean():
-    return Referee(**GENEROUS, mode="mean", corners=False, num_iter_x=1, num_iter_y=1)
+    return Referee(**GENEROUS, mode="mean", corners=False)
 
 
 @pytest.fixture(scope="module")
@@ -565,7 +577,9 @@ def test_corners_of_many_dimensions_are_the_axes():
 
 
 def test_first_adversaries_are_at_corners():
-    minmax = MinMax(1, 3, MinMaxConfig(num_fixed_elites_y=32), FeasibleFirst())
+    minmax = MinMax(
+        1, 3, MinMaxConfig(num_fixed_elites_y=30, num_samples_y=30), FeasibleFirst()
+    )
     archive = np.asarray(minmax.init(KEY).archive)
     assert np.all(np.abs(archive) == 1.0)
     assert len(np.unique(archive[:, 0], axis=0)) > 4
@@ -581,11 +595,11 @@ def test_first_adversaries_are_at_corners():
         (CEMConfig, "num_iter", 0),
         (CEMConfig, "num_samples", 0),
         (CEMConfig, "num_elites", 0),
-        (CEMConfig, "num_elites", 501),
+        (CEMConfig, "num_elites", 9999),
         (CEMConfig, "init_std", 0.0),
         (CEMConfig, "min_std", -1.0),
         (CEMConfig, "alpha", 1.0),
-        (ICEMConfig, "num_elites", 101),
+        (ICEMConfig, "num_elites", 9999),
         (ICEMConfig, "exponent", -0.5),
         (ICEMConfig, "keep_fraction", 1.5),
         (ICEMConfig, "population_decay", 0.9),
@@ -594,10 +608,10 @@ def test_first_adversaries_are_at_corners():
         (MinMaxConfig, "horizon_y", -20),
         (MinMaxConfig, "iterations", 0),
         (MinMaxConfig, "num_iter_y", 0),
-        (MinMaxConfig, "num_elites_x", 65),
-        (MinMaxConfig, "num_elites_y", 33),
-        (MinMaxConfig, "num_fixed_elites_x", 65),
-        (MinMaxConfig, "num_fixed_elites_y", 33),
+        (MinMaxConfig, "num_elites_x", 9999),
+        (MinMaxConfig, "num_elites_y", 9999),
+        (MinMaxConfig, "num_fixed_elites_x", 9999),
+        (MinMaxConfig, "num_fixed_elites_y", 9999),
         (MinMaxConfig, "exponent_x", -1.0),
         (MinMaxConfig, "exponent_y", -1.0),
         (MinMaxConfig, "init_std_x", 0.0),

@@ -120,7 +120,7 @@ class MPCAgent:
     ) -> tuple[MPCState, Array, Metrics]:
         """Plans from `obs` `[D]` and returns the first action `[A]`.
 
-        Without a feasible plan the backup acts: the candidate of least predicted excess.
+        Without a feasible plan the backup acts: the candidate of least excess.
 
         Returns:
           next state, action, and `plan/*` (value, cost, margin, feasible, backup) with

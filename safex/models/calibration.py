@@ -36,6 +36,7 @@ class CalibrationConfig:
       prequential: also calibrate on each new episode before it is learned, and take
         the larger scale. A held-out part of old data says nothing of where the agent
         goes next; the last episode's surprises do.
+      prequential_memory: share of an older surprise that is left after each fit.
     """
 
     method: str = "conformal"
@@ -45,6 +46,7 @@ class CalibrationConfig:
     num_calibration_ps: int = 20
     num_test_alphas: int = 100
     prequential: bool = True
+    prequential_memory: float = 0.7
 
     def __post_init__(self) -> None:
         """Refuses impossible settings.
@@ -62,6 +64,10 @@ class CalibrationConfig:
             raise ValueError(
                 "min_scale must lie in [0, max_scale], got "
                 f"{self.min_scale} with max_scale {self.max_scale}"
+            )
+        if not 0.0 <= self.prequential_memory <= 1.0:
+            raise ValueError(
+                f"prequential_memory must lie in [0, 1], got {self.prequential_memory}"
             )
         for name in ("num_calibration_ps", "num_test_alphas"):
             if getattr(self, name) < 2:

@@ -119,6 +119,7 @@ class EnsembleState(NamedTuple):
       inputs: normalizer of `(obs, action)`.
       targets: normalizer of `next_obs - obs`.
       calibration_scale: `[D]` factor on the stds.
+      surprise: `[D]` scale that fresh episodes asked for, fading with time.
       size_seen: `[]` int32 rows that the last fit was given.
     """
 
@@ -127,6 +128,7 @@ class EnsembleState(NamedTuple):
     inputs: Normalizer
     targets: Normalizer
     calibration_scale: Array
+    surprise: Array
     size_seen: Array
 
 
@@ -257,6 +259,7 @@ class Ensemble:
             inputs=identity_normalizer(self.obs_dim + self.action_dim),
             targets=identity_normalizer(self.obs_dim),
             calibration_scale=jnp.ones(self.obs_dim),
+            surprise=jnp.zeros(self.obs_dim),
             size_seen=jnp.zeros((), jnp.int32),
         )
 
@@ -286,7 +289,11 @@ class Ensemble:
         The whole fit is one scan; it does not recompile as the data grows. Rows held
         out by `split_rows` are never trained on.
         """
-        surprise = self._prequential_scale(state, data)
+        # An episode that stays where the model is good says nothing of elsewhere, so
+        # older surprises fade, they do not vanish.
+        memory = self.calibration.prequential_memory
+        fresh = self._prequential_scale(state, data)
+        surprise = jnp.maximum(fresh, memory * state.surprise)
         obs, action, next_obs = (
             data.transitions.obs,
             data.transitions.action,
@@ -301,6 +308,7 @@ class Ensemble:
         state = state._replace(
             inputs=fit_normalizer(raw_x, split.train),
             targets=fit_normalizer(raw_y, split.train),
+            surprise=surprise,
             size_seen=data.size,
         )
         x, y = state.inputs.normalize(raw_x), state.targets.normalize(raw_y)
@@ -469,9 +477,7 @@ class Ensemble:
 def _prior(params: PyTree) -> Array:
     """`sum fan_in w^2 / 2` over all kernels: -log of a prior w ~ N(0, 1 / fan_in)."""
     kernels = [leaf for leaf in jax.tree.leaves(params) if leaf.ndim == 3]
-    return sum(
-        (0.5 * k.shape[1] * jnp.sum(k**2) for k in kernels), start=jnp.zeros(())
-    )
+    return sum((0.5 * k.shape[1] * jnp.sum(k**2) for k in kernels), start=jnp.zeros(()))
 
 
 def deterministic_ensemble(

@@ -21,7 +21,15 @@ from safex.training.account import EpisodeAccount, EpisodeRecord
 from safex.training.checkpoint import load_checkpoint, save_checkpoint
 from safex.training.forecast import forecast_episode, save_forecast
 from safex.training.loggers import Logger, Value
-from safex.types import Agent, Array, Dataset, Environment, PyTree, Transition
+from safex.types import (
+    Agent,
+    Array,
+    Dataset,
+    Environment,
+    Prediction,
+    PyTree,
+    Transition,
+)
 
 # Steps of one compiled call, at most: long enough to amortise the call, short enough
 # for live progress and for an early stop on NaN.
@@ -353,11 +361,20 @@ class Trainer:
         held_out = self._belief(state.agent, data.obs, data.action)
         beyond = self._belief(state.agent, far.obs, far.action)
         everywhere = np.full(far.obs.shape[0], bool(rows.any()))
+
+        def count(rows: Array, belief: Prediction, mask: np.ndarray) -> Coverage:
+            return coverage(
+                rows,
+                belief.mean,
+                belief.epistemic_std,
+                belief.aleatoric_std,
+                self.beta,
+                mask,
+            )
+
         return {
-            "held_out": coverage(data.next_obs, *held_out, self.beta, rows),
-            "out_of_distribution": coverage(
-                far.next_obs, *beyond, self.beta, everywhere
-            ),
+            "held_out": count(data.next_obs, held_out, rows),
+            "out_of_distribution": count(far.next_obs, beyond, everywhere),
         }
 
     def _init(self, key: Array) -> RunState:
