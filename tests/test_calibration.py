@@ -208,6 +208,8 @@ def test_coverage_widens_the_epistemic_std_of_each_dimension_by_its_own_beta():
         ("target_coverage", 1.0),
         ("min_scale", -0.1),
         ("min_scale", 11.0),
+        ("prequential_memory", -0.1),
+        ("prequential_memory", 1.1),
         ("num_calibration_ps", 1),
         ("num_test_alphas", 1),
     ],

@@ -9,6 +9,7 @@ import pytest
 from safex.models.calibration import CalibrationConfig
 from safex.models.ensemble import (
     EnsembleConfig,
+    _prior,
     deterministic_ensemble,
     probabilistic_ensemble,
     split_rows,
@@ -28,10 +29,13 @@ SMALL = EnsembleConfig(
     num_training_steps=600,
     batch_size=32,
     lr_rate=1e-2,
+    weight_decay=1e-3,
     eval_frequency=50,
     patience=0,
 )
-LEARNED = probabilistic_ensemble(2, 1, SMALL, CalibrationConfig(target_coverage=0.9))
+LEARNED = probabilistic_ensemble(
+    2, 1, SMALL, CalibrationConfig(target_coverage=0.9, prequential_memory=0.7)
+)
 FIXED = deterministic_ensemble(
     2,
     1,
@@ -132,6 +136,7 @@ def relative_error(prediction):
 def held_out_nll(model, state, data):
     """Mean NLL of the members on the rows that stop the training early."""
     rows = np.flatnonzero(split_rows(data.size, CAPACITY, 0.8).calibrate)
+    state = state._replace(calibration_scale=jnp.ones(2))
     nll = []
     for index in range(model.model.num_members):
         prediction = model.member(
@@ -354,33 +359,47 @@ def test_a_second_fit_starts_from_the_first(learned, noisy):
 
 
 def refit(model, state, jump):
-    """The metrics of a refit after 100 more rows, in which row 0 moves by `jump`."""
+    """A refit after 100 more rows, in which dimension 0 moves by `jump` more.
+
+    Returns the data, the state and the metrics.
+    """
     full = dataset(size=CAPACITY)
     t = full.transitions
     late = np.arange(CAPACITY) >= SIZE
     next_obs = t.next_obs + np.outer(jump * late, [1.0, 0.0]).astype(np.float32)
     full = full._replace(transitions=t._replace(next_obs=next_obs))
-    return jax.device_get(model.fit(SEED, state, full)[1])
+    return full, *model.fit(SEED, state, full)
 
 
 def test_surprising_rows_widen_the_scale(learned, clean):
     assert not clean[1]["calibration/prequential_scale"].any()  # nothing to confront
-    usual, surprised = (refit(learned, clean[0], jump) for jump in (0.0, 0.1))
+    (_, _, usual), (data, state, surprised) = (
+        refit(learned, clean[0], jump) for jump in (0.0, 0.1)
+    )
     for metrics in (usual, surprised):
-        parts = [
+        parts = (
             metrics[f"calibration/{of}_scale"] for of in ("prequential", "held_out")
-        ]
+        )
         assert_close(metrics["calibration/scale"], np.maximum(*parts))
     before, after = (m["calibration/prequential_scale"] for m in (usual, surprised))
     assert before[0] < 5.0
     assert after[0] == 10.0
     assert after[1] == before[1]
+    # Where nothing new surprises, the old surprise fades by the memory.
+    _, later = learned.fit(SEED, state, data)
+    assert_close(later["calibration/prequential_scale"], 0.7 * after)
 
 
 def test_without_prequential_calibration_nothing_surprises(fixed, fixed_clean):
-    metrics = refit(fixed, fixed_clean[0], 0.1)
+    _, _, metrics = refit(fixed, fixed_clean[0], 0.1)
     assert not metrics["calibration/prequential_scale"].any()
     assert_close(metrics["calibration/scale"], metrics["calibration/held_out_scale"])
+
+
+def test_weights_have_a_prior_by_fan_in_and_biases_have_none():
+    # Two members, kernels from 3 to 4 units: 3 w^2 / 2 each.
+    params = {"kernel": 2.0 * jnp.ones((2, 3, 4)), "bias": jnp.ones((2, 4))}
+    assert_close(_prior(params), 24 * 3 * 2.0**2 / 2)
 
 
 # Settings.
@@ -391,6 +410,7 @@ def test_without_prequential_calibration_nothing_surprises(fixed, fixed_clean):
     [
         ("features", ()),
         ("features", (8, 0)),
+        ("activation", "sine"),
         ("num_ensembles", 1),
         ("output_stds", ()),
         ("output_stds", (0.1, 0.0)),

@@ -254,13 +254,6 @@ def test_search_is_centred_on_the_last_plan(solvers):
         assert warm > cold
 
 
-def test_searching_compiled_is_searching_eagerly(solvers):
-    solver = solvers["CEM"]
-    state = solver.optimizer.init(KEY)
-    eager = solver.optimizer.optimize(KEY, state, pose(ACTIVE))
-    assert_close(eager, solver.once(KEY, state, ACTIVE), rtol=1e-4, atol=1e-4)
-
-
 @pytest.mark.parametrize(
     ("constraint", "expected"),
     [
