@@ -10,6 +10,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import QuotedString
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 
 def quote_choices(arguments: Sequence[str]) -> list[str]:
@@ -51,8 +53,11 @@ def check_overrides(
             if choice not in known:
                 return f"{key} must be one of {', '.join(known)}, got {choice}"
             chosen.append(override.input_line or f"{key}={choice}")
-    with initialize_config_dir(str(config_dir), version_base="1.3"):
-        config = compose(config_name, overrides=chosen)
+    try:
+        with initialize_config_dir(str(config_dir), version_base="1.3"):
+            config = compose(config_name, overrides=chosen)
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+        return f"cannot read the YAML in {config_dir}: {' '.join(str(error).split())}"
     known_keys = list(_full_names(OmegaConf.to_container(config, resolve=False)))
     for override in parsed:
         key = override.key_or_group

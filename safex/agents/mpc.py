@@ -5,7 +5,6 @@ is the planner that poses the problem and the optimizer that solves it, both pas
 """
 
 import dataclasses
-import itertools
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +12,7 @@ import jax.numpy as jnp
 
 from safex import rollout
 from safex.agents.planners import Planner, Situation
+from safex.optimizers.minmax import corner_signs
 from safex.schedules import ScheduleConfig
 from safex.types import (
     Array,
@@ -174,16 +174,14 @@ class MPCAgent:
         hallucinated = rollout.hallucinated_transition(
             self.model, state.model_state, self.env, state.pessimism * self.beta, 0.0
         )
-        corners = jnp.asarray(
-            list(itertools.product((-1.0, 0.0, 1.0), repeat=self.env.obs_dim))
-        )
 
         def push(eta: Array) -> Array:
             steps = jnp.broadcast_to(eta, (actions.shape[0], eta.shape[0]))
             return rollout.trajectory(hallucinated, obs, actions, steps)
 
-        paths = jax.vmap(push)(corners)
         nominal = push(jnp.zeros(self.env.obs_dim))
+        pushed = jax.vmap(push)(corner_signs(self.env.obs_dim))
+        paths = jnp.concatenate([nominal[None], pushed])
         return nominal, paths.min(0), paths.max(0)
 
     def test_rows(self, data: Dataset) -> Array:

@@ -339,13 +339,18 @@ class MinMax:
 
     def _corners(self) -> Array:
         """Adversaries constant in time, `[corners, H, Y]`."""
-        if self.y_dim <= _MAX_CORNER_DIM:
-            signs = np.array(list(itertools.product((-1.0, 1.0), repeat=self.y_dim)))
-        else:
-            axes = np.eye(self.y_dim)
-            signs = np.concatenate([axes, -axes])
+        signs = corner_signs(self.y_dim)
         shape = (signs.shape[0], self.config.horizon_y, self.y_dim)
-        return jnp.broadcast_to(jnp.asarray(signs[:, None], jnp.float32), shape)
+        return jnp.broadcast_to(signs[:, None], shape)
+
+
+def corner_signs(dim: int) -> Array:
+    """Directions to push in, `[corners, dim]`: all sign patterns, or axes if many."""
+    if dim <= _MAX_CORNER_DIM:
+        signs = np.array(list(itertools.product((-1.0, 1.0), repeat=dim)))
+    else:
+        signs = np.concatenate([np.eye(dim), -np.eye(dim)])
+    return jnp.asarray(signs, jnp.float32)
 
 
 def _most_harmful(attack: _Attack) -> Array:
