@@ -99,8 +99,9 @@ def nine(target=0.8, epistemic=1.0, aleatoric=0.0, padding=0.0):
     z = stats.norm.ppf(0.5 + 0.5 * target)
     error = z * NINE * np.hypot(epistemic, aleatoric)
     columns = (error, np.full(12, epistemic), np.full(12, aleatoric))
-    columns = (np.where(VALID, x, padding)[:, None] for x in columns)
-    return tuple(x.astype(np.float32) for x in columns)
+    fill = (padding, 1.0, 0.0)
+    columns = (np.where(VALID, x, f) for x, f in zip(columns, fill, strict=True))
+    return tuple(x.astype(np.float32)[:, None] for x in columns)
 
 
 def fit(config, error, epistemic, aleatoric, mask=VALID):

@@ -342,7 +342,7 @@ def test_the_best_evaluation_is_kept(learned, clean, noisy):
     best = float(metrics["held_out/nll"])
     assert held_out_nll(learned, state, NOTHING) == pytest.approx(best, abs=1e-2)
     # The last would be overfitted.
-    assert float(metrics["train/nll"]) < best - 0.2
+    assert float(metrics["train/loss"]) < best - 0.2
 
 
 def test_an_early_stop_keeps_the_last_if_told_so(fixed):
@@ -355,7 +355,7 @@ def test_an_early_stop_keeps_the_last_if_told_so(fixed):
 def test_a_second_fit_starts_from_the_first(learned, noisy):
     _, cold = noisy
     _, warm = learned.fit(SEED, noisy[0], NOISY)
-    assert float(warm["train/nll"]) < float(cold["train/nll"])
+    assert float(warm["train/loss"]) < float(cold["train/nll"])
 
 
 # Calibration.

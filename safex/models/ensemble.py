@@ -451,7 +451,7 @@ class Ensemble:
         end, _ = jax.lax.scan(block, start, jax.random.split(key, num_blocks))
         params, _, best, best_loss, _, train_loss, steps = end
         metrics = {
-            "train/nll": train_loss,
+            "train/loss": train_loss,
             "held_out/nll": best_loss,
             "train/steps": steps,
         }
