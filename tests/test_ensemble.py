@@ -355,7 +355,7 @@ def test_an_early_stop_keeps_the_last_if_told_so(fixed):
 def test_a_second_fit_starts_from_the_first(learned, noisy):
     _, cold = noisy
     _, warm = learned.fit(SEED, noisy[0], NOISY)
-    assert float(warm["train/loss"]) < float(cold["train/nll"])
+    assert float(warm["train/loss"]) < float(cold["train/loss"])
 
 
 # Calibration.
