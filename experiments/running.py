@@ -179,7 +179,7 @@ def _check_same_run(folder: Path, config: ExperimentConfig) -> None:
     saved = _saved_numbers(folder)
     if saved is None:
         raise ResultsError(
-            f"results_dir {folder} is not empty and has no readable config.yaml of a "
+            f"results_dir {folder} is not empty and has no readable config.json of a "
             "safex run; choose another folder"
         )
     different = differences(saved, numbers_of(config))

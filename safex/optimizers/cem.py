@@ -41,28 +41,19 @@ class CEMConfig:
         Raises:
           ValueError: names the field, its value and what would be right.
         """
-        check_search(self)
-
-
-def check_search(config: "CEMConfig") -> None:
-    """Checks the fields that every sampling search has.
-
-    Raises:
-      ValueError: names the field, its value and what would be right.
-    """
-    for name in ("horizon", "num_iter", "num_elites", "num_samples"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name} must be >= 1, got {getattr(config, name)}")
-    if config.num_elites > config.num_samples:
-        raise ValueError(
-            f"num_elites must not exceed num_samples, got {config.num_elites} elites "
-            f"of {config.num_samples} samples"
-        )
-    for name in ("init_std", "min_std"):
-        if not getattr(config, name) > 0:
-            raise ValueError(f"{name} must be > 0, got {getattr(config, name)}")
-    if not 0.0 <= config.alpha < 1.0:
-        raise ValueError(f"alpha must lie in [0, 1), got {config.alpha}")
+        for name in ("horizon", "num_iter", "num_elites", "num_samples"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
+        if self.num_elites > self.num_samples:
+            raise ValueError(
+                f"num_elites must not exceed num_samples, got {self.num_elites} elites "
+                f"of {self.num_samples} samples"
+            )
+        for name in ("init_std", "min_std"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
+        if not 0.0 <= self.alpha < 1.0:
+            raise ValueError(f"alpha must lie in [0, 1), got {self.alpha}")
 
 
 class CEMState(NamedTuple):
@@ -129,11 +120,7 @@ class CEM:
             incumbent = gaussian.update_incumbent(
                 incumbent, candidates, self.constraint
             )
-            info = {
-                "value": incumbent.best.score.value[0],
-                "cost": incumbent.best.score.cost[0],
-                "feasible_share": self.constraint.feasible(candidates.score).mean(),
-            }
+            info = gaussian.search_info(incumbent, candidates, self.constraint)
             return (mean, std, incumbent), info
 
         incumbent = gaussian.no_incumbent(config.horizon, self.action_dim)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from safex.optimizers.constraint import Constraint
-from safex.types import Array, Plan, Score
+from safex.types import Array, Metrics, Plan, Score
 
 
 class Candidates(NamedTuple):
@@ -127,6 +127,17 @@ def update_incumbent(
     safe = take(ordered, safest(ordered.score)[None])
     pair = join(incumbent.safest, safe)
     return Incumbent(best, take(pair, safest(pair.score)[None]))
+
+
+def search_info(
+    incumbent: Incumbent, candidates: Candidates, constraint: Constraint
+) -> Metrics:
+    """What an iteration says of itself: best so far, share of feasible candidates."""
+    return {
+        "value": incumbent.best.score.value[0],
+        "cost": incumbent.best.score.cost[0],
+        "feasible_share": constraint.feasible(candidates.score).mean(),
+    }
 
 
 def to_plan(incumbent: Incumbent, constraint: Constraint) -> Plan:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from safex.optimizers import gaussian
-from safex.optimizers.cem import CEMConfig, check_search
+from safex.optimizers.cem import CEMConfig
 from safex.optimizers.constraint import Constraint
 from safex.types import Array, Metrics, Plan, Score
 
@@ -44,7 +44,7 @@ class ICEMConfig(CEMConfig):
         Raises:
           ValueError: names the field, its value and what would be right.
         """
-        check_search(self)
+        super().__post_init__()
         if self.exponent < 0:
             raise ValueError(f"exponent must be >= 0, got {self.exponent}")
         if not 0.0 <= self.keep_fraction <= 1.0:
@@ -149,13 +149,7 @@ class ICEM:
             incumbent = gaussian.update_incumbent(
                 incumbent, candidates, self.constraint
             )
-            infos.append(
-                {
-                    "value": incumbent.best.score.value[0],
-                    "cost": incumbent.best.score.cost[0],
-                    "feasible_share": self.constraint.feasible(candidates.score).mean(),
-                }
-            )
+            infos.append(gaussian.search_info(incumbent, candidates, self.constraint))
         plan = gaussian.to_plan(incumbent, self.constraint)
         elites_left = kept.actions if kept is not None else state.elites
         info = jax.tree.map(lambda *leaves: jnp.stack(leaves), *infos)
