@@ -4,7 +4,8 @@ python benchmarks/pendulum_study.py run     # about an hour on 2 cores, can be r
 python benchmarks/pendulum_study.py report  # tables and figures from what is there
 
 Each group is one call of the launcher, one core each, two at a time. A killed study
-goes on where it was when started again.
+goes on where it was when started again. The seeds are not those of the launcher's
+default job, on which the settings were found.
 """
 
 import argparse
@@ -40,9 +41,9 @@ def folder_of(out: Path, task: str, method: str) -> Path:
     return out / task.translate(keep) / method.translate(keep)
 
 
-def run_group(out: Path, task: str, method: str, seeds: int, episodes: int) -> str:
+def run_group(arguments: argparse.Namespace, task: str, method: str) -> str:
     """Runs one group in a process of its own, on one core; returns a line about it."""
-    folder = folder_of(out, task, method)
+    folder = folder_of(arguments.out, task, method)
     if (folder / "summary.json").exists():
         return f"{task}, {method}: there already"
     command = [
@@ -51,8 +52,9 @@ def run_group(out: Path, task: str, method: str, seeds: int, episodes: int) -> s
         *METHODS[method],
         "model=bnn",
         *TASKS[task],
-        f"job.num_seeds_per_hparam={seeds}",
-        f"train.num_model_updates={episodes}",
+        f"job.seed={arguments.seed}",
+        f"job.num_seeds_per_hparam={arguments.seeds}",
+        f"train.num_model_updates={arguments.episodes}",
         "wandb.mode=disabled",
         "render=false",
         f"results_dir={folder}",
@@ -74,11 +76,11 @@ def report(out: Path) -> None:
     for task in TASKS:
         print(f"\n### {task}\n")
         print(
-            "| method | violating steps after the random phase, each seed | sum | "
-            "worst excess [rad/s] | final return, mean (worst) | plans without a "
-            "feasible one | coverage of the next episode at 1, 2, 3 |"
+            "| method | violating steps, each seed | sum | events | worst excess "
+            "[rad/s] | final return, mean (worst) | plans without a feasible one | "
+            "next episode | held out | far |"
         )
-        print("| --- | --- | ---: | ---: | ---: | ---: | --- |")
+        print("| --- | --- | ---: | ---: | ---: | ---: | ---: | --- | --- | --- |")
         for method in METHODS:
             path = folder_of(out, task, method) / "summary.json"
             if path.exists():
@@ -89,13 +91,19 @@ def _row(method: str, summary: dict) -> str:
     seeds, aggregate = summary["seeds"], summary["aggregate"]
     after = [s["training_violating_steps"] - s["random_violating_steps"] for s in seeds]
     final = aggregate["final_return"]
-    coverage = aggregate["coverage"]["prequential"]
-    shares = " / ".join(f"{100 * coverage[level]['mean']:.1f}" for level in "123")
+    coverage = " | ".join(
+        " / ".join(
+            f"{100 * aggregate['coverage'][where][level]['mean']:.1f}"
+            for level in "123"
+        )
+        for where in ("prequential", "held_out", "out_of_distribution")
+    )
     return (
         f"| {method} | {', '.join(map(str, after))} | {sum(after)} | "
+        f"{sum(s['training_violation_events'] for s in seeds)} | "
         f"{aggregate['worst_excess']['max']:.3f} | "
         f"{final['mean']:.1f} ({final['min']:.1f}) | "
-        f"{sum(s['infeasible_plans'] for s in seeds)} | {shares} % |"
+        f"{sum(s['infeasible_plans'] for s in seeds)} | {coverage} |"
     )
 
 
@@ -104,23 +112,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=["run", "report"])
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "study")
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seed", type=int, default=1, help="the seeds come from it")
+    parser.add_argument("--seeds", type=int, default=5, help="how many a group")
     parser.add_argument("--episodes", type=int, default=12)
     parser.add_argument("--jobs", type=int, default=2)
     arguments = parser.parse_args()
     if arguments.what == "run":
         groups = [(task, method) for method in METHODS for task in TASKS]
         with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
-            futures = [
-                pool.submit(
-                    run_group,
-                    arguments.out,
-                    *group,
-                    arguments.seeds,
-                    arguments.episodes,
-                )
-                for group in groups
-            ]
+            futures = [pool.submit(run_group, arguments, *group) for group in groups]
             for future in concurrent.futures.as_completed(futures):
                 print(future.result(), flush=True)
     report(arguments.out)
