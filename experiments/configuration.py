@@ -12,20 +12,26 @@ import math
 import types
 import typing
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
-from safex.agents.mpc import MPCConfig
-from safex.envs.pendulum import PendulumConfig
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from safex.config import (
+    CALIBRATION_METHODS,
+    PENALTIES,
+    SAMPLING_MODES,
+    CalibrationConfig,
+    CEMConfig,
+    EnsembleConfig,
+    ICEMConfig,
+    MinMaxConfig,
+    MPCConfig,
+    PendulumConfig,
+    ScheduleConfig,
+    TrainConfig,
+)
 from safex.errors import ConfigError
-from safex.models.calibration import METHODS, CalibrationConfig
-from safex.models.ensemble import EnsembleConfig
-from safex.optimizers.cem import CEMConfig
-from safex.optimizers.constraint import PENALTIES
-from safex.optimizers.icem import ICEMConfig
-from safex.optimizers.minmax import MinMaxConfig
-from safex.rollout import SAMPLING_MODES
-from safex.schedules import ScheduleConfig
-from safex.training.loop import TrainConfig
 
 DYNAMICS = ("TRUE", "BNN")
 BNN_TYPES = ("DeterministicEnsemble", "ProbabilisticEnsemble")
@@ -142,7 +148,7 @@ class ModelSection(EnsembleConfig):
         _one_of("agent", self.agent, OPTIMIZERS_OF)
         _one_of("optimizer", self.optimizer, ("CEM", "ICEM", "MinMax"))
         _one_of("sampling_mode", self.sampling_mode, SAMPLING_MODES)
-        _one_of("calibration", self.calibration, METHODS)
+        _one_of("calibration", self.calibration, CALIBRATION_METHODS)
         if self.num_particles < 1:
             raise ValueError(f"num_particles must be >= 1, got {self.num_particles}")
         if self.optimizer not in OPTIMIZERS_OF[self.agent]:
@@ -277,6 +283,19 @@ class ExperimentConfig:
             pes_schedule=self.minmax.pes_schedule,
             opt_schedule=self.minmax.opt_schedule,
         )
+
+
+def read_config(node: DictConfig) -> ExperimentConfig:
+    """Turns the composed YAML into dataclasses.
+
+    Raises:
+      ConfigError: names the key and what would be right.
+    """
+    try:
+        plain = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(error).splitlines()[0]) from error
+    return from_mapping(ExperimentConfig, cast(dict[str, Any], plain))
 
 
 def from_mapping(

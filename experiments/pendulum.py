@@ -1,12 +1,9 @@
 """Builds the pendulum experiment from its configuration and runs it."""
 
 import sys
-from typing import Any, cast
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
-from experiments.configuration import ExperimentConfig, ModelSection, from_mapping
+from experiments.compilation import use_compilation_cache
+from experiments.configuration import ExperimentConfig, ModelSection
 from experiments.running import run_experiment
 from safex.agents import planners
 from safex.agents.mpc import MPCAgent
@@ -33,10 +30,10 @@ from safex.optimizers.minmax import MinMax
 LIMIT_INDEX = 2
 
 
-def run(node: DictConfig) -> int:
+def run(config: ExperimentConfig) -> int:
     """Runs one configuration; a user's mistake is one line and exit code 2."""
+    use_compilation_cache()
     try:
-        config = read_config(node)
         env = Pendulum.from_config(config.env, config.constraint.speed_threshold)
         run_experiment(config, env, build_agent(config, env), LIMIT_INDEX)
     except SafexError as error:
@@ -49,19 +46,6 @@ def run(node: DictConfig) -> int:
         )
         return 130
     return 0
-
-
-def read_config(node: DictConfig) -> ExperimentConfig:
-    """Turns the composed YAML into dataclasses.
-
-    Raises:
-      ConfigError: names the key and what would be right.
-    """
-    try:
-        plain = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
-    except OmegaConfBaseException as error:
-        raise ConfigError(str(error).splitlines()[0]) from error
-    return from_mapping(ExperimentConfig, cast(dict[str, Any], plain))
 
 
 def build_agent(config: ExperimentConfig, env: Pendulum) -> MPCAgent:

@@ -7,7 +7,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from safex.training.loop import Progress, TrainConfig
+from safex.config import TrainConfig
+from safex.training.loop import Progress
 
 
 class LiveProgress:

@@ -5,10 +5,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from safex.config import CalibrationConfig
 from safex.models.calibration import (
-    CalibrationConfig,
+    calibrated,
     conformal_scale,
     coverage,
+    fit_scale,
     kuleshov_scale,
 )
 from safex.types import Prediction
@@ -18,7 +20,7 @@ FACTORS = np.array([0.5, 2.0, 4.0])
 GRID = np.linspace(0.0, 10.0, 101)[1:].astype(np.float32)
 
 conformal = jax.jit(conformal_scale)
-fitted = jax.jit(CalibrationConfig.fit, static_argnums=0)
+fitted = jax.jit(fit_scale, static_argnums=0)
 kuleshov = jax.jit(kuleshov_scale, static_argnames="num_levels")
 
 
@@ -157,13 +159,16 @@ def test_a_model_that_is_certain_gives_no_nan(config, size, expected):
     ("method", "noise"), [("conformal", 8.0), ("kuleshov", 4.0), ("none", 4.0)]
 )
 def test_conformal_scales_both_stds_and_kuleshov_the_epistemic_one(method, noise):
-    applied = CalibrationConfig(method=method).apply(Prediction(1.0, 3.0, 4.0), 2.0)
+    applied = calibrated(
+        CalibrationConfig(method=method), Prediction(1.0, 3.0, 4.0), 2.0
+    )
     assert applied == Prediction(1.0, 6.0, noise)
 
 
 def test_the_applied_scale_holds_the_errors_it_was_fitted_to():
     error, ep, al = nine(aleatoric=0.5)
-    _, ep, al = CONFORMAL.apply(Prediction(0.0, ep, al), fit(CONFORMAL, error, ep, al))
+    scale = fit(CONFORMAL, error, ep, al)
+    _, ep, al = calibrated(CONFORMAL, Prediction(0.0, ep, al), scale)
     band = stats.norm.ppf(0.9) * np.hypot(ep, al)
     assert (np.abs(error) <= 1.0001 * band)[VALID].sum() == 8
 

@@ -13,9 +13,10 @@ from experiments.configuration import (
     fingerprint,
     from_mapping,
     numbers_of,
+    read_config,
 )
 from experiments.overrides import check_overrides, quote_choices
-from experiments.pendulum import build_agent, read_config
+from experiments.pendulum import build_agent
 from safex.envs.pendulum import Pendulum
 from safex.errors import ConfigError
 from safex.optimizers.cem import CEM

@@ -6,9 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from safex.models.calibration import CalibrationConfig
+from safex.config import CalibrationConfig, EnsembleConfig
 from safex.models.ensemble import (
-    EnsembleConfig,
     _prior,
     deterministic_ensemble,
     probabilistic_ensemble,

@@ -8,9 +8,10 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import safex.envs
+from safex.config import PendulumConfig
 from safex.envs import gymnasium_adapter, rendering
 from safex.envs.gymnasium_adapter import JaxEnv
-from safex.envs.pendulum import Pendulum, PendulumConfig
+from safex.envs.pendulum import Pendulum
 from tests.helpers import assert_close
 
 ID = "safex/Pendulum-v0"

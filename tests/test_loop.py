@@ -11,13 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from safex.config import PendulumConfig, TrainConfig
 from safex.envs.contract import check_environment
-from safex.envs.pendulum import Pendulum, PendulumConfig
+from safex.envs.pendulum import Pendulum
 from safex.errors import ContractError, NonFiniteError
 from safex.training.account import load_record
 from safex.training.checkpoint import load_checkpoint
 from safex.training.loggers import LocalLogger
-from safex.training.loop import TrainConfig, Trainer
+from safex.training.loop import Trainer
 from safex.types import Prediction
 
 CONFIG = TrainConfig(

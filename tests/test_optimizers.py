@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from safex.config import CEMConfig, ICEMConfig, MinMaxConfig
 from safex.optimizers import gaussian
-from safex.optimizers.cem import CEM, CEMConfig
+from safex.optimizers.cem import CEM
 from safex.optimizers.constraint import FeasibleFirst, Penalty, Unconstrained
-from safex.optimizers.icem import ICEM, ICEMConfig, ICEMState
-from safex.optimizers.minmax import Game, MinMax, MinMaxConfig
+from safex.optimizers.icem import ICEM, ICEMState
+from safex.optimizers.minmax import Game, MinMax
 from safex.types import Score
 from tests.helpers import assert_close
 

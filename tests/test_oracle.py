@@ -10,9 +10,10 @@ import pytest
 
 from safex.agents.mpc import MPCAgent
 from safex.agents.planners import Safe
+from safex.config import CEMConfig
 from safex.envs.pendulum import Pendulum
 from safex.models.true_dynamics import TrueDynamics
-from safex.optimizers.cem import CEM, CEMConfig
+from safex.optimizers.cem import CEM
 from safex.optimizers.constraint import FeasibleFirst, Unconstrained
 from safex.types import Score
 

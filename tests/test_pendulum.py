@@ -4,7 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from safex.envs.pendulum import Pendulum, PendulumConfig, PendulumState
+from safex.config import PendulumConfig
+from safex.envs.pendulum import Pendulum, PendulumState
 from tests.helpers import assert_close
 
 PI = np.pi

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from safex import rollout
-from safex.agents.mpc import MPCAgent, MPCConfig
+from safex.agents.mpc import MPCAgent
 from safex.agents.planners import (
     Nominal,
     OptimisticPessimistic,
@@ -17,10 +17,10 @@ from safex.agents.planners import (
     Safe,
     Situation,
 )
-from safex.optimizers.cem import CEM, CEMConfig
+from safex.config import CEMConfig, MinMaxConfig, MPCConfig, ScheduleConfig
+from safex.optimizers.cem import CEM
 from safex.optimizers.constraint import FeasibleFirst, Penalty
-from safex.optimizers.minmax import MinMax, MinMaxConfig
-from safex.schedules import ScheduleConfig
+from safex.optimizers.minmax import MinMax
 from tests.helpers import assert_close
 from tests.test_rollout import ACTIONS, AL, EP, MEAN_PATH, START, Drift, Line
 

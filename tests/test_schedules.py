@@ -3,12 +3,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from safex.schedules import ScheduleConfig
+from safex.config import ScheduleConfig
+from safex.schedules import scheduled
 from tests.helpers import assert_close
 
 
 def values(config, initial, episodes):
-    return config.value(initial, jnp.array(episodes))
+    return scheduled(config, initial, jnp.array(episodes))
 
 
 @pytest.mark.parametrize(
@@ -41,7 +42,7 @@ def test_constant_never_moves():
 
 
 def test_the_episode_is_traced():
-    value = jax.jit(lambda e: ScheduleConfig(kind="sigmoid").value(1.0, e))
+    value = jax.jit(lambda e: scheduled(ScheduleConfig(kind="sigmoid"), 1.0, e))
     for episode in (1, 2, 3):
         value(episode)
     assert value._cache_size() == 1

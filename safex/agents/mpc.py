@@ -12,8 +12,9 @@ import jax.numpy as jnp
 
 from safex import rollout
 from safex.agents.planners import Planner, Situation
+from safex.config import MPCConfig
 from safex.optimizers.minmax import corner_signs
-from safex.schedules import ScheduleConfig
+from safex.schedules import scheduled
 from safex.types import (
     Array,
     Dataset,
@@ -23,38 +24,6 @@ from safex.types import (
     Prediction,
     PyTree,
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class MPCConfig:
-    """Confidence widths of the planner.
-
-    Attributes:
-      beta: confidence width, one number or one per observation dimension: the model
-        claims that the truth lies within `beta` calibrated epistemic stds.
-      pes_alpha: the adversary's multiple of `beta` stds, before its schedule.
-      opt_alpha: the optimistic agent's multiple of `beta` stds, before its schedule.
-      pes_schedule: how `pes_alpha` changes over episodes.
-      opt_schedule: how `opt_alpha` changes over episodes.
-    """
-
-    beta: tuple[float, ...] = (1.0,)
-    pes_alpha: float = 2.0
-    opt_alpha: float = 1.0
-    pes_schedule: ScheduleConfig = ScheduleConfig()
-    opt_schedule: ScheduleConfig = ScheduleConfig()
-
-    def __post_init__(self) -> None:
-        """Refuses negative widths.
-
-        Raises:
-          ValueError: names the field, its value and what would be right.
-        """
-        if not self.beta or min(self.beta) < 0:
-            raise ValueError(f"beta must be >= 0, got {self.beta}")
-        for name in ("pes_alpha", "opt_alpha"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
 
 
 class MPCState(NamedTuple):
@@ -208,6 +177,6 @@ class MPCAgent:
     def _widths(self, episode: Array) -> tuple[Array, Array]:
         config = self.config
         return (
-            config.pes_schedule.value(config.pes_alpha, episode),
-            config.opt_schedule.value(config.opt_alpha, episode),
+            scheduled(config.pes_schedule, config.pes_alpha, episode),
+            scheduled(config.opt_schedule, config.opt_alpha, episode),
         )

@@ -14,8 +14,9 @@ import gymnasium
 import jax
 import numpy as np
 
+from safex.config import PendulumConfig
 from safex.envs import rendering
-from safex.envs.pendulum import Pendulum, PendulumConfig
+from safex.envs.pendulum import Pendulum
 from safex.types import Array, Environment, Step
 
 

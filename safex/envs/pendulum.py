@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from safex.config import PendulumConfig
 from safex.types import Array, Step
 
 
@@ -31,55 +32,6 @@ class PendulumState(NamedTuple):
     omega: Array
     t: Array
     stable_steps: Array
-
-
-@dataclasses.dataclass(frozen=True)
-class PendulumConfig:
-    """Task and physics of the pendulum, as written in the YAML.
-
-    Attributes:
-      action_cost: weight of the squared torque in the reward [1/(N m)^2].
-      angle_tolerance: |theta| counted as upright [rad].
-      stability_duration: consecutive upright steps that end the task.
-      max_steps: time limit of an episode [steps].
-      max_speed: physical speed clip of the simulator [rad/s].
-      gravity: gravitational acceleration [m/s^2].
-      mass: mass of the rod [kg].
-      length: length of the rod [m].
-      dt: integration step [s].
-      max_torque: torque at action 1 [N m].
-      process_noise_std: std of the Gaussian speed disturbance per step [rad/s].
-      observation_noise_std: std of the Gaussian noise on each observation.
-    """
-
-    action_cost: float = 0.001
-    angle_tolerance: float = 0.1
-    stability_duration: int = 10
-    max_steps: int = 200
-    max_speed: float = 12.0
-    gravity: float = 10.0
-    mass: float = 1.0
-    length: float = 1.0
-    dt: float = 0.05
-    max_torque: float = 2.0
-    process_noise_std: float = 0.0
-    observation_noise_std: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Refuses values no pendulum can have.
-
-        Raises:
-          ValueError: names the field, its value and what would be right.
-        """
-        for name in ("mass", "length", "dt", "max_torque", "max_speed"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
-        for name in ("process_noise_std", "observation_noise_std", "action_cost"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
-        for name in ("max_steps", "stability_duration"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
 
 
 class PendulumParams(struct.PyTreeNode):

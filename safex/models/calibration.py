@@ -4,7 +4,6 @@ Each is one factor per output dimension. Kuleshov's is applied to the epistemic 
 alone, the conformal one to both stds.
 """
 
-import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -12,99 +11,58 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
+from safex.config import CalibrationConfig
 from safex.types import Array, Prediction
 
-METHODS = ("none", "kuleshov", "conformal")
 # Widths, in calibrated standard deviations, at which coverage is reported everywhere.
 COVERAGE_LEVELS = (1.0, 2.0, 3.0)
 # Guards the division by an epistemic std of exactly zero; far below any real error.
 _MIN_STD = 1e-8
 
 
-@dataclasses.dataclass(frozen=True)
-class CalibrationConfig:
-    """How the stds are rescaled after each fit.
+def calibrated(
+    config: CalibrationConfig, prediction: Prediction, scale: Array
+) -> Prediction:
+    """The prediction with its stds scaled by `[D]` factors."""
+    noise_scale = scale if config.method == "conformal" else 1.0
+    return Prediction(
+        prediction.mean,
+        prediction.epistemic_std * scale,
+        prediction.aleatoric_std * noise_scale,
+    )
 
-    Attributes:
-      method: `none`, `kuleshov` (match the predicted CDF) or `conformal` (meet a
-        target coverage).
-      target_coverage: share of errors that the conformal band must hold, two-sided.
-      min_scale: smallest scale allowed; 1 means that calibration may only widen.
-      max_scale: largest scale allowed.
-      num_calibration_ps: CDF levels matched by `kuleshov`.
-      num_test_alphas: candidate scales tried by `kuleshov`, evenly in (0, max_scale].
-      prequential: also calibrate on each new episode before it is learned, and take
-        the larger scale. A held-out part of old data says nothing of where the agent
-        goes next; the last episode's surprises do.
-      prequential_memory: share of an older surprise that is left after each fit.
+
+def fit_scale(
+    config: CalibrationConfig, error: Array, prediction: Prediction, mask: Array
+) -> Array:
+    """The scale `[D]` that held-out errors ask for.
+
+    Args:
+      config: which calibration.
+      error: `[B, D]` observed minus predicted mean.
+      prediction: `[B, D]` leaves, not yet scaled.
+      mask: `[B]` bool, rows that count. Without any the scale is `min_scale` or 1,
+        whichever is larger.
     """
-
-    method: str = "conformal"
-    target_coverage: float = 0.95
-    min_scale: float = 1.0
-    max_scale: float = 10.0
-    num_calibration_ps: int = 20
-    num_test_alphas: int = 100
-    prequential: bool = True
-    prequential_memory: float = 0.7
-
-    def __post_init__(self) -> None:
-        """Refuses impossible settings.
-
-        Raises:
-          ValueError: names the field, its value and what would be right.
-        """
-        if self.method not in METHODS:
-            raise ValueError(f"method must be one of {METHODS}, got {self.method!r}")
-        if not 0.0 < self.target_coverage < 1.0:
-            raise ValueError(
-                f"target_coverage must lie in (0, 1), got {self.target_coverage}"
-            )
-        if not 0.0 <= self.min_scale <= self.max_scale:
-            raise ValueError(
-                "min_scale must lie in [0, max_scale], got "
-                f"{self.min_scale} with max_scale {self.max_scale}"
-            )
-        if not 0.0 <= self.prequential_memory <= 1.0:
-            raise ValueError(
-                f"prequential_memory must lie in [0, 1], got {self.prequential_memory}"
-            )
-        for name in ("num_calibration_ps", "num_test_alphas"):
-            if getattr(self, name) < 2:
-                raise ValueError(f"{name} must be >= 2, got {getattr(self, name)}")
-
-    def apply(self, prediction: Prediction, scale: Array) -> Prediction:
-        """The prediction with its stds scaled by `[D]` factors."""
-        noise_scale = scale if self.method == "conformal" else 1.0
-        return Prediction(
-            prediction.mean,
-            prediction.epistemic_std * scale,
-            prediction.aleatoric_std * noise_scale,
+    epistemic, aleatoric = prediction.epistemic_std, prediction.aleatoric_std
+    if config.method == "none":
+        return jnp.ones(error.shape[-1])
+    if config.method == "kuleshov":
+        candidates = jnp.linspace(0.0, config.max_scale, config.num_test_alphas + 1)
+        scale = kuleshov_scale(
+            error,
+            epistemic,
+            aleatoric,
+            mask,
+            candidates[1:],
+            config.num_calibration_ps,
         )
-
-    def fit(self, error: Array, prediction: Prediction, mask: Array) -> Array:
-        """The scale `[D]` that held-out errors ask for.
-
-        Args:
-          error: `[B, D]` observed minus predicted mean.
-          prediction: `[B, D]` leaves, not yet scaled.
-          mask: `[B]` bool, rows that count. Without any the scale is `min_scale` or 1,
-            whichever is larger.
-        """
-        epistemic, aleatoric = prediction.epistemic_std, prediction.aleatoric_std
-        if self.method == "none":
-            return jnp.ones(error.shape[-1])
-        if self.method == "kuleshov":
-            candidates = jnp.linspace(0.0, self.max_scale, self.num_test_alphas + 1)[1:]
-            scale = kuleshov_scale(
-                error, epistemic, aleatoric, mask, candidates, self.num_calibration_ps
-            )
-        else:
-            scale = conformal_scale(
-                error, epistemic, aleatoric, mask, self.target_coverage
-            )
-        scale = jnp.where(mask.any(), scale, 1.0)
-        return jnp.clip(scale, self.min_scale, self.max_scale)
+    else:
+        scale = conformal_scale(
+            error, epistemic, aleatoric, mask, config.target_coverage
+        )
+    scale = jnp.where(mask.any(), scale, 1.0)
+    return jnp.clip(scale, config.min_scale, config.max_scale)
 
 
 def kuleshov_scale(

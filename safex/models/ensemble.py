@@ -17,97 +17,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from safex.models.calibration import CalibrationConfig
+from safex.config import CalibrationConfig, EnsembleConfig
+from safex.models.calibration import calibrated, fit_scale
 from safex.models.normalizer import Normalizer, fit_normalizer, identity_normalizer
 from safex.types import Array, Dataset, Metrics, Prediction, PyTree
 
 # Consecutive steps that go to the same side of a split. Neighbours in time are nearly
 # copies of each other; splitting them apart would leak the training set.
 _BLOCK = 5
-
-
-@dataclasses.dataclass(frozen=True)
-class EnsembleConfig:
-    """Architecture and training of an ensemble.
-
-    Attributes:
-      features: widths of the hidden layers.
-      activation: one of `ACTIVATIONS`.
-      num_ensembles: E, number of members.
-      output_stds: fixed noise std of a deterministic ensemble, in the unit of each
-        output; one number or one per output.
-      min_std: smallest learned noise std of a probabilistic ensemble, in units of the
-        std of the targets.
-      num_training_steps: most minibatch steps per fit.
-      batch_size: rows per minibatch and member.
-      lr_rate: peak learning rate of Adam, decayed to 5 % over the fit by a cosine.
-      weight_decay: precision of the Gaussian prior on the weights, as a multiple of
-        their fan-in; its share in the loss falls as data come in, and where noise is
-        small the likelihood outweighs it. It keeps extrapolation smooth.
-      train_share: share of the data that is trained on; half of the rest stops early
-        and calibrates, the other half measures coverage.
-      eval_frequency: steps between held-out evaluations.
-      eval_batch_size: most held-out rows used to evaluate and to calibrate.
-      patience: evaluations without improvement that end a fit; 0 never ends it early.
-      return_best_model: keep the parameters of the best held-out likelihood instead of
-        the last ones.
-      prior_scale: scale of a fixed random function added to each member, in units of
-        the std of the targets (randomised priors, Osband et al. 2018,
-        arXiv 1806.03335). It keeps members apart where there is no data; 0 is off.
-    """
-
-    features: tuple[int, ...] = (64, 64)
-    activation: str = "algebraic_swish"
-    num_ensembles: int = 5
-    output_stds: tuple[float, ...] = (1e-2,)
-    min_std: float = 1e-2
-    num_training_steps: int = 2000
-    batch_size: int = 64
-    lr_rate: float = 5e-3
-    weight_decay: float = 0.2
-    train_share: float = 0.8
-    eval_frequency: int = 100
-    eval_batch_size: int = 512
-    patience: int = 10
-    return_best_model: bool = True
-    prior_scale: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Refuses impossible settings.
-
-        Raises:
-          ValueError: names the field, its value and what would be right.
-        """
-        if not self.features or min(self.features) < 1:
-            raise ValueError(f"features must be positive widths, got {self.features}")
-        if self.activation not in ACTIVATIONS:
-            raise ValueError(
-                f"activation must be one of {tuple(ACTIVATIONS)}, got "
-                f"{self.activation!r}"
-            )
-        if self.num_ensembles < 2:
-            raise ValueError(
-                "num_ensembles must be >= 2, a single member has no epistemic std; "
-                f"got {self.num_ensembles}"
-            )
-        if not self.output_stds or min(self.output_stds) <= 0:
-            raise ValueError(f"output_stds must be > 0, got {self.output_stds}")
-        if not 0.0 < self.train_share < 1.0:
-            raise ValueError(f"train_share must lie in (0, 1), got {self.train_share}")
-        for name in (
-            "num_training_steps",
-            "batch_size",
-            "eval_frequency",
-            "eval_batch_size",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
-        for name in ("lr_rate", "min_std"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
-        for name in ("weight_decay", "prior_scale", "patience"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
 
 
 class EnsembleState(NamedTuple):
@@ -266,7 +183,7 @@ class Ensemble:
     def predict(self, state: EnsembleState, obs: Array, action: Array) -> Prediction:
         """Calibrated moments of the ensemble, `[D], [A] -> Prediction`."""
         prediction = self._moments(state, obs, action)
-        return self.calibration.apply(prediction, state.calibration_scale)
+        return calibrated(self.calibration, prediction, state.calibration_scale)
 
     def member(
         self, state: EnsembleState, obs: Array, action: Array, index: Array
@@ -279,7 +196,7 @@ class Ensemble:
         mean, std = self._member_moments(params, prior, state.targets, x)
         mean = obs + state.targets.denormalize(mean)
         prediction = Prediction(mean, jnp.zeros_like(mean), std * state.targets.std)
-        return self.calibration.apply(prediction, state.calibration_scale)
+        return calibrated(self.calibration, prediction, state.calibration_scale)
 
     def fit(
         self, key: Array, state: EnsembleState, data: Dataset
@@ -318,7 +235,7 @@ class Ensemble:
         rows, mask = _first_rows(split.calibrate, self.config.eval_batch_size)
         prediction = jax.vmap(partial(self._moments, state))(obs[rows], action[rows])
         error = next_obs[rows] - prediction.mean
-        held_out = self.calibration.fit(error, prediction, mask)
+        held_out = fit_scale(self.calibration, error, prediction, mask)
         scale = jnp.maximum(held_out, surprise)
         metrics["held_out/rmse"] = jnp.sqrt(
             jnp.mean((error / state.targets.std) ** 2, where=mask[:, None])
@@ -469,7 +386,7 @@ class Ensemble:
         obs, action = data.transitions.obs[rows], data.transitions.action[rows]
         prediction = jax.vmap(partial(self._moments, state))(obs, action)
         error = data.transitions.next_obs[rows] - prediction.mean
-        scale = self.calibration.fit(error, prediction, mask)
+        scale = fit_scale(self.calibration, error, prediction, mask)
         # Before the first fit there is no model to be surprised.
         return jnp.where(mask.any() & (state.size_seen > 0), scale, none)
 

@@ -7,53 +7,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from safex.config import CEMConfig
 from safex.optimizers import gaussian
 from safex.optimizers.constraint import Constraint
 from safex.types import Array, Metrics, Plan, Score
-
-
-@dataclasses.dataclass(frozen=True)
-class CEMConfig:
-    """Budget of a cross-entropy search in the box [-1, 1].
-
-    Attributes:
-      horizon: H [steps].
-      num_iter: iterations.
-      num_elites: K.
-      num_samples: N candidates per iteration.
-      init_std: std of the first iteration; 5 begins bang-bang, since most samples fall
-        outside the box and are clipped.
-      min_std: floor of the std.
-      alpha: momentum of mean and std, in [0, 1).
-    """
-
-    horizon: int = 20
-    num_iter: int = 10
-    num_elites: int = 50
-    num_samples: int = 500
-    init_std: float = 5.0
-    min_std: float = 1e-6
-    alpha: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Refuses impossible settings.
-
-        Raises:
-          ValueError: names the field, its value and what would be right.
-        """
-        for name in ("horizon", "num_iter", "num_elites", "num_samples"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
-        if self.num_elites > self.num_samples:
-            raise ValueError(
-                f"num_elites must not exceed num_samples, got {self.num_elites} elites "
-                f"of {self.num_samples} samples"
-            )
-        for name in ("init_std", "min_std"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
-        if not 0.0 <= self.alpha < 1.0:
-            raise ValueError(f"alpha must lie in [0, 1), got {self.alpha}")
 
 
 class CEMState(NamedTuple):

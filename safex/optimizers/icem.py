@@ -10,61 +10,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from safex.config import ICEMConfig
 from safex.optimizers import gaussian
-from safex.optimizers.cem import CEMConfig
 from safex.optimizers.constraint import Constraint
 from safex.types import Array, Metrics, Plan, Score
-
-
-@dataclasses.dataclass(frozen=True)
-class ICEMConfig(CEMConfig):
-    """Budget and tricks of iCEM.
-
-    Attributes:
-      exponent: of the noise spectrum `1 / f^exponent` along time; 0 is white.
-      keep_fraction: share of the elites kept to the next iteration, and shifted to the
-        next decision.
-      population_decay: the population shrinks by this factor every iteration, down to
-        twice the elites; 1 keeps its size.
-    """
-
-    num_iter: int = 5
-    num_elites: int = 10
-    num_samples: int = 100
-    init_std: float = 0.5
-    min_std: float = 1e-3
-    alpha: float = 0.1
-    exponent: float = 2.0
-    keep_fraction: float = 0.3
-    population_decay: float = 1.25
-
-    def __post_init__(self) -> None:
-        """Refuses impossible settings.
-
-        Raises:
-          ValueError: names the field, its value and what would be right.
-        """
-        super().__post_init__()
-        if self.exponent < 0:
-            raise ValueError(f"exponent must be >= 0, got {self.exponent}")
-        if not 0.0 <= self.keep_fraction <= 1.0:
-            raise ValueError(
-                f"keep_fraction must lie in [0, 1], got {self.keep_fraction}"
-            )
-        if self.population_decay < 1.0:
-            raise ValueError(
-                f"population_decay must be >= 1, got {self.population_decay}"
-            )
-
-    @property
-    def num_kept(self) -> int:
-        """Elites kept from iteration to iteration."""
-        return int(self.keep_fraction * self.num_elites)
-
-    def population(self, iteration: int) -> int:
-        """Candidates drawn in an iteration: `max(2 K, N / decay^i)`, never above N."""
-        shrunk = int(self.num_samples / self.population_decay**iteration)
-        return min(self.num_samples, max(2 * self.num_elites, shrunk))
 
 
 class ICEMState(NamedTuple):

@@ -15,100 +15,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from safex.config import MinMaxConfig
 from safex.optimizers import gaussian
 from safex.optimizers.constraint import Constraint
 from safex.optimizers.gaussian import Candidates
 from safex.types import Array, Metrics, Plan, Score
 
-MODES = ("worst_case", "mean")
 # All sign patterns up to this many adversary dimensions (16 sequences), axes beyond.
 _MAX_CORNER_DIM = 4
-
-
-@dataclasses.dataclass(frozen=True)
-class MinMaxConfig:
-    """Budget of both players; `_x` is the agent, `_y` the adversary.
-
-    Attributes:
-      iterations: outer iterations, each a y-step and an x-step.
-      horizon_x: H [steps].
-      horizon_y: H of the adversary, the same.
-      num_iter_x: refits per x-step.
-      num_iter_y: refits per y-step.
-      num_samples_x: candidates per refit.
-      num_samples_y: candidates per refit.
-      num_elites_x: candidates refitted to.
-      num_elites_y: candidates refitted to.
-      num_fixed_elites_x: agents that each y-step attacks.
-      num_fixed_elites_y: E, adversaries that each x-step must withstand.
-      exponent_x: of the noise spectrum along time; 0 is white.
-      exponent_y: the same for the adversary; a model's error lasts, so red noise.
-      init_std_x: std of the first refit of a decision.
-      init_std_y: std of the first refit of every y-step.
-      std_decay: the x-step of outer iteration k starts at init_std_x std_decay^k.
-      min_std: floor of both stds.
-      mode: `worst_case` (max over the E adversaries) or `mean` (their average, as the
-        reference study has it).
-      corners: also try adversaries that are constant in time at the corners of
-        [-1, 1]^D.
-      verify: attack the final candidates once more and choose among them by what the
-        attack found.
-    """
-
-    iterations: int = 2
-    horizon_x: int = 20
-    horizon_y: int = 20
-    num_iter_x: int = 2
-    num_iter_y: int = 2
-    num_samples_x: int = 40
-    num_samples_y: int = 24
-    num_elites_x: int = 6
-    num_elites_y: int = 5
-    num_fixed_elites_x: int = 2
-    num_fixed_elites_y: int = 3
-    exponent_x: float = 2.0
-    exponent_y: float = 2.0
-    init_std_x: float = 5.0
-    init_std_y: float = 1.0
-    std_decay: float = 0.5
-    min_std: float = 0.02
-    mode: str = "worst_case"
-    corners: bool = True
-    verify: bool = True
-
-    def __post_init__(self) -> None:
-        """Refuses impossible settings.
-
-        Raises:
-          ValueError: names the field, its value and what would be right.
-        """
-        if self.mode not in MODES:
-            raise ValueError(f"mode must be one of {MODES}, got {self.mode!r}")
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.type is int and not value >= 1:
-                raise ValueError(f"{field.name} must be >= 1, got {value}")
-        if self.horizon_x != self.horizon_y:
-            raise ValueError(
-                "horizon_x and horizon_y must be equal, the adversary acts at every "
-                f"step; got {self.horizon_x} and {self.horizon_y}"
-            )
-        for player in "xy":
-            num_samples = getattr(self, f"num_samples_{player}")
-            for name in (f"num_elites_{player}", f"num_fixed_elites_{player}"):
-                if getattr(self, name) > num_samples:
-                    raise ValueError(
-                        f"{name} must not exceed num_samples_{player}, got "
-                        f"{getattr(self, name)} of {num_samples} samples"
-                    )
-            if getattr(self, f"exponent_{player}") < 0:
-                raise ValueError(
-                    f"exponent_{player} must be >= 0, got "
-                    f"{getattr(self, f'exponent_{player}')}"
-                )
-        for name in ("init_std_x", "init_std_y", "min_std", "std_decay"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
 
 
 class Game(NamedTuple):

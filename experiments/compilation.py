@@ -1,0 +1,53 @@
+"""The persistent compilation cache: a program is compiled once a machine, not a run."""
+
+import hashlib
+import os
+import platform
+from pathlib import Path
+
+import jax
+
+# Below this, reading a file costs about what compiling costs [s].
+_MIN_COMPILE_SECONDS = 0.1
+
+
+def use_compilation_cache() -> None:
+    """Keeps compiled programs in the user's cache folder.
+
+    JAX's own variables decide if they are set: `JAX_COMPILATION_CACHE_DIR` names
+    another folder, `JAX_ENABLE_COMPILATION_CACHE=false` turns the cache off. A folder
+    that cannot be written costs a recompilation, never a run.
+    """
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        folder = cache_folder()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            return
+        if not os.access(folder, os.W_OK):
+            return
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        name = "jax_persistent_cache_min_compile_time_secs"
+        jax.config.update(name, _MIN_COMPILE_SECONDS)
+
+
+def cache_folder() -> Path:
+    """`$XDG_CACHE_HOME/safex/<machine>`, by default below `~/.cache`.
+
+    A home folder may be shared by machines whose processors differ; code compiled for
+    one of them may not run on another, so each kind has a folder of its own.
+    """
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    digest = hashlib.sha256(_processor().encode()).hexdigest()[:12]
+    return Path(root) / "safex" / f"{platform.machine()}-{digest}"
+
+
+def _processor() -> str:
+    """What decides which instructions the processor has."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    kinds = ("model name", "flags", "Features", "CPU part")
+    return "\n".join(sorted({line for line in lines if line.startswith(kinds)}))
