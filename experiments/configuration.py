@@ -200,10 +200,13 @@ class JobConfig:
     Attributes:
       seed: the job seed that the seeds are drawn from.
       num_seeds_per_hparam: seeds of this configuration.
+      seeds_per_process: seeds that go in lockstep; None is one a core, or all of them
+        on an accelerator. The launcher runs the groups one after another.
     """
 
     seed: int = 15063
     num_seeds_per_hparam: int = 2
+    seeds_per_process: int | None = None
 
     def __post_init__(self) -> None:
         """Refuses a job without seeds."""
@@ -211,6 +214,10 @@ class JobConfig:
             raise ValueError(
                 "num_seeds_per_hparam must lie in [1, 1000], got "
                 f"{self.num_seeds_per_hparam}"
+            )
+        if self.seeds_per_process is not None and self.seeds_per_process < 1:
+            raise ValueError(
+                f"seeds_per_process must be >= 1 or null, got {self.seeds_per_process}"
             )
         if self.seed < 0:
             raise ValueError(f"seed must be >= 0, got {self.seed}")
@@ -359,6 +366,8 @@ def fingerprint(config: ExperimentConfig) -> str:
 def numbers_of(config: ExperimentConfig) -> dict[str, Any]:
     """The part of a configuration that decides its numbers, as plain values."""
     plain = json.loads(json.dumps(dataclasses.asdict(config)))
+    # How many seeds go together changes no seed's numbers.
+    del plain["job"]["seeds_per_process"]
     return {key: plain[key] for key in plain if key not in _NOT_IN_FINGERPRINT}
 
 

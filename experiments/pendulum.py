@@ -2,9 +2,9 @@
 
 import sys
 
-from experiments.compilation import use_compilation_cache
 from experiments.configuration import ExperimentConfig, ModelSection
 from experiments.running import run_experiment
+from experiments.runtime import set_up_jax
 from safex.agents import planners
 from safex.agents.mpc import MPCAgent
 from safex.agents.planners import Planner
@@ -32,7 +32,7 @@ LIMIT_INDEX = 2
 
 def run(config: ExperimentConfig) -> int:
     """Runs one configuration; a user's mistake is one line and exit code 2."""
-    use_compilation_cache()
+    set_up_jax()
     try:
         env = Pendulum.from_config(config.env, config.constraint.speed_threshold)
         run_experiment(config, env, build_agent(config, env), LIMIT_INDEX)

@@ -28,7 +28,7 @@ class LiveProgress:
         self._quiet = quiet
         self._rows: dict[int, Progress] = {}
         self._start = time.monotonic()
-        self._first: Progress | None = None
+        self._first: dict[int, Progress] = {}
         live = console.is_terminal and not quiet
         self._live = Live(console=console, refresh_per_second=4) if live else None
 
@@ -52,9 +52,10 @@ class LiveProgress:
 
     def update(self, progress: Progress) -> None:
         """Takes the newest word of the loop."""
-        if self._first is None:
-            # What was done before a resume took none of this process's time.
-            self._first, self._start = progress, time.monotonic()
+        if not self._first:
+            self._start = time.monotonic()
+        # What was done before a resume took none of this process's time.
+        self._first.setdefault(progress.seed_index, progress)
         self._rows[progress.seed_index] = progress
         if self._live:
             self._live.update(self._table())
@@ -63,7 +64,7 @@ class LiveProgress:
                 f"seed {progress.seed_index + 1}/{self._num_seeds}  "
                 f"{self._episode(progress)}  return {progress.episode_return:8.1f}  "
                 f"violations so far {progress.violating_steps}  "
-                f"time left {self._time_left(progress)}"
+                f"time left {self._time_left()}"
             )
 
     def _table(self) -> Table:
@@ -82,7 +83,7 @@ class LiveProgress:
                 f"{p.episode_return:.1f}",
                 last,
                 f"[{'red' if p.violating_steps else 'green'}]{p.violating_steps}",
-                self._time_left(p) if index == newest else "",
+                self._time_left() if index == newest else "",
             )
         return table
 
@@ -97,16 +98,16 @@ class LiveProgress:
 
     def _steps_done(self, p: Progress) -> int:
         """Steps up to a moment, random ones left out: they take no time."""
-        per_seed = self._config.num_model_updates * self._config.num_rollout_steps
         done = (p.episode - 1) * self._config.num_rollout_steps + p.step
-        return p.seed_index * per_seed + (done if p.episode else 0)
+        return done if p.episode else 0
 
-    def _time_left(self, progress: Progress) -> str:
-        assert self._first is not None
-        done = self._steps_done(progress) - self._steps_done(self._first)
+    def _time_left(self) -> str:
+        reached = sum(map(self._steps_done, self._rows.values()))
+        done = reached - sum(map(self._steps_done, self._first.values()))
         if done <= 0:
             return "..."
         per_seed = self._config.num_model_updates * self._config.num_rollout_steps
-        left = self._num_seeds * per_seed - self._steps_done(progress)
+        # Seeds go in order: those before the first that reported were finished before.
+        left = (self._num_seeds - min(self._rows)) * per_seed - reached
         seconds = left * (time.monotonic() - self._start) / done
         return f"{int(seconds // 60)}:{int(seconds % 60):02d}"

@@ -28,8 +28,9 @@ from safex.envs.contract import check_environment
 from safex.errors import ResultsError
 from safex.training import report
 from safex.training.files import write_text
+from safex.training.lockstep import default_group_size
 from safex.training.loggers import LocalLogger, Logger, WandbLogger
-from safex.training.loop import Trainer
+from safex.training.loop import SeedRun, Trainer
 from safex.training.report import RunInfo
 
 _ROOT = Path(__file__).resolve().parents[1]
@@ -78,21 +79,23 @@ def run_experiment(
                 warn=warn,
                 report=progress.update,
             )
-            for index, seed in enumerate(seeds):
+
+            def seed_run(index: int, seed: int) -> SeedRun:
                 seed_folder = folder / f"seed_{index}"
 
-                def make_loggers(
-                    last_step: int | None,
-                    seed: int = seed,
-                    seed_folder: Path = seed_folder,
-                ) -> Sequence[Logger]:
+                def make_loggers(last_step: int | None) -> Sequence[Logger]:
                     local = LocalLogger(seed_folder, last_step)
                     if config.wandb.mode == "disabled":
                         return [local]
                     settings = wandb_settings(config, seed, folder.name)
                     return [local, WandbLogger(folder / "wandb", settings, warn)]
 
-                trainer.train_seed(seed, index, seed_folder, make_loggers)
+                return SeedRun(seed, index, seed_folder, make_loggers)
+
+            runs = [seed_run(index, seed) for index, seed in enumerate(seeds)]
+            size = config.job.seeds_per_process or default_group_size(len(runs))
+            for first in range(0, len(runs), size):
+                trainer.train(runs[first : first + size])
         info = _run_info(config, limit_index, np.asarray(agent.beta), env)
         summary = report.summarise_run(folder, info, seeds)
         report.write_figures(folder, info, seeds, env, summary)

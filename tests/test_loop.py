@@ -18,7 +18,7 @@ from safex.errors import ContractError, NonFiniteError
 from safex.training.account import load_record
 from safex.training.checkpoint import load_checkpoint
 from safex.training.loggers import LocalLogger
-from safex.training.loop import Trainer
+from safex.training.loop import SeedRun, Trainer
 from safex.types import Prediction
 
 CONFIG = TrainConfig(
@@ -101,10 +101,12 @@ def make_trainer(agent=None, env=None, said=None, report=None, config=CONFIG):
     )
 
 
+def seed_run(folder, seed, index=0):
+    return SeedRun(seed, index, folder, lambda last: [LocalLogger(folder, last)])
+
+
 def train(folder, trainer=None, seed=3):
-    (trainer or make_trainer()).train_seed(
-        seed, 0, folder, lambda last: [LocalLogger(folder, last)]
-    )
+    (trainer or make_trainer()).train([seed_run(folder, seed)])
 
 
 def rows_of(folder):

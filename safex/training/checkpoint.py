@@ -50,7 +50,11 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    folder: Path, template: PyTree, fingerprint: str, warn: Callable[[str], None]
+    folder: Path,
+    template: PyTree,
+    fingerprint: str,
+    warn: Callable[[str], None],
+    at_most: int | None = None,
 ) -> tuple[PyTree, int] | None:
     """The newest good checkpoint and its episode, or None if there never was one.
 
@@ -59,11 +63,14 @@ def load_checkpoint(
       template: a pytree of the same structure, shapes and dtypes.
       fingerprint: of the configuration.
       warn: told of each file that is passed over, and why.
+      at_most: the last episode that may be returned; None is any.
 
     Raises:
       CheckpointError: there are checkpoints, but none can be used.
     """
     paths = _newest_first(folder)
+    if at_most is not None:
+        paths = [path for path in paths if _episode(path) <= at_most]
     for path in paths:
         try:
             return _read(path, template, fingerprint)
@@ -107,6 +114,12 @@ def _read(path: Path, template: PyTree, fingerprint: str) -> tuple[PyTree, int]:
 
 def _newest_first(folder: Path) -> list[Path]:
     return sorted(folder.glob("episode_*.ckpt"), reverse=True)
+
+
+def _episode(path: Path) -> int:
+    """The episode in a file's name, -1 if there is none."""
+    number = path.stem.removeprefix("episode_")
+    return int(number) if number.isdecimal() else -1
 
 
 def _write_bytes(path: Path, content: bytes) -> None:

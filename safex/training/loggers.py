@@ -88,6 +88,7 @@ class WandbLogger:
             folder.mkdir(parents=True, exist_ok=True)
             self._run = wandb.init(
                 dir=str(folder),
+                reinit="create_new",  # seeds in lockstep have a run each
                 resume="allow" if settings["mode"] == "online" else None,
                 settings=wandb.Settings(
                     init_timeout=30, silent=True, console="off", x_disable_stats=True

@@ -1,11 +1,13 @@
 """The training loop: explore at random, then plan, account, learn, again.
 
-One seed is one call of `train_seed`. Every random key is a function of the seed and the
-episode, so a checkpoint after each episode is all that an exact resume needs.
+Several seeds go in lockstep, one program for all of them. Every random key is a
+function of the seed and the episode, so a checkpoint after each episode is all that an
+exact resume needs.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,12 +22,14 @@ from safex.training import account as accounts
 from safex.training.account import EpisodeAccount, EpisodeRecord
 from safex.training.checkpoint import load_checkpoint, save_checkpoint
 from safex.training.forecast import forecast_episode, save_forecast
+from safex.training.lockstep import Lockstep
 from safex.training.loggers import Logger, Value
 from safex.types import (
     Agent,
     Array,
     Dataset,
     Environment,
+    Metrics,
     Prediction,
     PyTree,
     Transition,
@@ -56,6 +60,23 @@ class Progress(NamedTuple):
     last_return: float | None
 
 
+class SeedRun(NamedTuple):
+    """One seed of a job.
+
+    Attributes:
+      seed: decides every random number.
+      seed_index: which seed of the job, from 0.
+      folder: where its files go.
+      make_loggers: given the environment step that the run goes on from (None for a
+        fresh run), returns the loggers.
+    """
+
+    seed: int
+    seed_index: int
+    folder: Path
+    make_loggers: Callable[[int | None], Sequence[Logger]]
+
+
 class RunState(NamedTuple):
     """Everything that the next episode depends on, besides the seed.
 
@@ -74,6 +95,20 @@ class RunState(NamedTuple):
     total: Array
 
 
+class Beliefs(NamedTuple):
+    """What the fitted model believes of rows it never saw, to measure coverage.
+
+    Attributes:
+      rows: `[capacity]` bool, rows of the buffer that were held out.
+      held_out: prediction for every row of the buffer.
+      far: prediction for the transitions far from the data.
+    """
+
+    rows: Array
+    held_out: Prediction
+    far: Prediction
+
+
 class _Batch(NamedTuple):
     """What a compiled call hands back: transitions, true margins, the agent's words."""
 
@@ -82,8 +117,18 @@ class _Batch(NamedTuple):
     metrics: dict[str, Array]
 
 
+class _Programs(NamedTuple):
+    """The compiled programs of a group of seeds; all arguments are `[rows, ...]`."""
+
+    start: Callable
+    begin: Callable
+    explore: Callable
+    plan: Callable
+    learn: Callable
+
+
 class Trainer:
-    """Trains seeds one after another; compiled functions are shared by all of them.
+    """Trains groups of seeds; groups of equal size share their compiled programs.
 
     Args:
       env: the system.
@@ -113,209 +158,245 @@ class Trainer:
         self.env, self.agent, self.config = env, agent, config
         self.horizon, self.beta, self.limit = horizon, np.asarray(beta), limit
         self.fingerprint, self._warn, self._report = fingerprint, warn, report
-        self._reset = jax.jit(env.reset)
-        self._begin = jax.jit(agent.begin_episode)
-        self._update = jax.jit(agent.update)
-        self._random = jax.jit(self._random_steps, static_argnames="num_steps")
-        self._plan = jax.jit(self._planned_steps, static_argnames="num_steps")
-        self._append = jax.jit(_append, donate_argnums=0)
-        self._belief = jax.jit(jax.vmap(agent.predict, in_axes=(None, 0, 0)))
-        self._far = jax.jit(self._far_transitions)
-        self._planned_before = False
+        self._programs: dict[Lockstep, _Programs] = {}
+        self._planned_before: set[Lockstep] = set()
 
-    def train_seed(
-        self,
-        seed: int,
-        seed_index: int,
-        folder: Path,
-        make_loggers: Callable[[int | None], Sequence[Logger]],
-    ) -> None:
-        """Trains one seed to the end, or on from its last checkpoint.
-
-        Args:
-          seed: decides every random number.
-          seed_index: for progress.
-          folder: where this seed's files go.
-          make_loggers: given the environment step that the run goes on from (None for
-            a fresh run), returns the loggers.
+    def train(self, runs: Sequence[SeedRun]) -> None:
+        """Trains a group of seeds to the end, or on from their last checkpoints.
 
         Raises:
           NonFiniteError: NaN or inf in observations, predictions, losses or parameters;
             says where. All that was finished before is on disk.
           CheckpointError: there are checkpoints, but none can be used.
         """
-        root = jax.random.key(seed)
-        far = self._far(jax.random.fold_in(root, 2))
-        state = self._init(jax.random.fold_in(root, 0))
-        checkpoints = folder / "checkpoints"
-        found = load_checkpoint(checkpoints, state, self.fingerprint, self._warn)
-        state, last = found if found else (state, -1)
-        self._forget_after(folder, last)
-        if last == self.config.num_model_updates:
-            return
-        loggers = make_loggers(self._steps_before(last + 1) if found else None)
+        for part, states, last in self._resume(runs):
+            for run in part:
+                self._forget_after(run.folder, last)
+            if last < self.config.num_model_updates:
+                self._train_part(part, states, last)
+
+    def _resume(
+        self, runs: Sequence[SeedRun]
+    ) -> Iterator[tuple[list[SeedRun], list[RunState], int]]:
+        """Groups the seeds by the episode they go on from; -1 is a fresh start."""
+        found = [self._load(run, None) for run in runs]
+        first = min(last for _, last in found)
+        if max(last for _, last in found) == first + 1:
+            # Stopped between the checkpoints of one episode: all go one back, so that
+            # they stay together.
+            back = [self._load(run, first) for run in runs]
+            if all(last == first for _, last in back):
+                found = back
+        for last in sorted({last for _, last in found}):
+            part = [
+                (run, state)
+                for run, (state, reached) in zip(runs, found, strict=True)
+                if reached == last
+            ]
+            yield [run for run, _ in part], [state for _, state in part], last
+
+    def _load(self, run: SeedRun, at_most: int | None) -> tuple[RunState, int]:
+        template = jax.tree.map(
+            lambda leaf: np.zeros(leaf.shape, leaf.dtype),
+            jax.eval_shape(self._init, jax.random.key(0)),
+        )
+        found = load_checkpoint(
+            run.folder / "checkpoints",
+            template,
+            self.fingerprint,
+            self._warn,
+            at_most=at_most,
+        )
+        return found if found else (template, -1)
+
+    def _train_part(
+        self, runs: list[SeedRun], states: list[RunState], last: int
+    ) -> None:
+        """Trains seeds that have all learned from episode `last`."""
+        layout = Lockstep.of(len(runs))
+        programs = self._compile(layout)
+        # Padding repeats the last seed; nobody looks at its results.
+        padded = [*runs, *[runs[-1]] * (layout.rows - len(runs))]
+        states = [*states, *[states[-1]] * (layout.rows - len(runs))]
+        root = jnp.stack([jax.random.key(run.seed) for run in padded])
+        far, state = programs.start(root)
+        if last >= 0:
+            state = jax.tree.map(lambda *leaves: np.stack(leaves), *states)
+        loggers = [
+            run.make_loggers(self._steps_before(last + 1) if last >= 0 else None)
+            for run in runs
+        ]
         try:
             for episode in range(last + 1, self.config.num_model_updates + 1):
-                key = jax.random.fold_in(jax.random.fold_in(root, 1), episode)
+                numbers = jnp.full(layout.rows, episode)
+                key = _fold_in_all(_fold_in_all(root, jnp.ones_like(numbers)), numbers)
                 state, metrics = self._run_episode(
-                    key, state, seed_index, episode, folder, far
+                    key, state, runs, layout, episode, far
                 )
-                for logger in loggers:
-                    logger.log(metrics, self._steps_before(episode + 1))
-                # Last, so that a checkpoint never claims what is not on disk.
-                save_checkpoint(checkpoints, state, episode, self.fingerprint)
+                host = jax.device_get(state)
+                for index, run in enumerate(runs):
+                    for logger in loggers[index]:
+                        logger.log(metrics[index], self._steps_before(episode + 1))
+                    # Last, so that a checkpoint never claims what is not on disk.
+                    save_checkpoint(
+                        run.folder / "checkpoints",
+                        _row(host, index),
+                        episode,
+                        self.fingerprint,
+                    )
         finally:
-            for logger in loggers:
+            for logger in (logger for group in loggers for logger in group):
                 logger.close()
+
+    def _compile(self, layout: Lockstep) -> _Programs:
+        if layout not in self._programs:
+            over = layout.over_seeds
+            self._programs[layout] = _Programs(
+                start=jax.jit(over(self._start)),
+                begin=jax.jit(over(self._begin)),
+                explore=jax.jit(over(self._random_steps), donate_argnums=2),
+                plan=jax.jit(over(self._planned_steps), donate_argnums=2),
+                learn=jax.jit(over(self._learn), donate_argnums=(1, 2)),
+            )
+        return self._programs[layout]
 
     def _run_episode(
         self,
         key: Array,
         state: RunState,
-        seed_index: int,
+        runs: list[SeedRun],
+        layout: Lockstep,
         episode: int,
-        folder: Path,
         far: Transition,
-    ) -> tuple[RunState, dict[str, Value]]:
-        """Collects, accounts for and learns from one episode."""
-        act_key, update_key = jax.random.split(key)
-        before = state
-        compiles = episode > 0 and not self._planned_before
-        self._planned_before = self._planned_before or episode > 0
-        agent, record, seconds = self._collect(act_key, state, seed_index, episode)
-        entry = accounts.account(record, self.beta, self.horizon)
-        accounts.save_record(_record_path(folder, episode), record)
-        accounts.append_jsonl(
-            folder / "violations.jsonl",
-            accounts.violations(
-                record, episode, self._steps_before(episode), self.limit
-            ),
-        )
-        if episode == self.config.num_model_updates:
-            forecast = forecast_episode(self.agent, before.agent, record, self.horizon)
-            save_forecast(folder / "forecast.npz", forecast)
+    ) -> tuple[RunState, list[dict[str, Value]]]:
+        """Collects, accounts for and learns from one episode of each seed."""
+        compiles = episode > 0 and layout not in self._planned_before
+        if episode > 0:
+            self._planned_before.add(layout)
+        act_key, update_key = _split_all(key)
+        last_episode = episode == self.config.num_model_updates
+        before = jax.device_get(state.agent) if last_episode else None
+        agent, batch, seconds = self._collect(act_key, state, runs, layout, episode)
+        entries = []
+        for index, run in enumerate(runs):
+            record = _to_record(_row(batch, index), planned=episode > 0)
+            entries.append(accounts.account(record, self.beta, self.horizon))
+            accounts.save_record(_record_path(run.folder, episode), record)
+            accounts.append_jsonl(
+                run.folder / "violations.jsonl",
+                accounts.violations(
+                    record, episode, self._steps_before(episode), self.limit
+                ),
+            )
+            if last_episode:
+                forecast = forecast_episode(
+                    self.agent, _row(before, index), record, self.horizon
+                )
+                save_forecast(run.folder / "forecast.npz", forecast)
 
-        columns = (
-            record.obs,
-            record.action,
-            record.reward,
-            record.cost,
-            record.next_obs,
-            record.terminated,
-            record.truncated,
-        )
-        transitions = Transition(*(jnp.asarray(column) for column in columns))
-        data = self._append(state.data, transitions)
         start = time.perf_counter()
-        agent, fit = self._update(update_key, agent, data)
-        fit = {name: np.asarray(value) for name, value in fit.items()}
-        timing = {
-            "episode": episode,
-            "call_seconds": seconds,
-            "steps_per_call": _chunk(self._length(episode)),
-            "fit_seconds": time.perf_counter() - start,
-            "compiles": compiles,
-        }
-        accounts.append_jsonl(folder / "timing.jsonl", [timing])
-        where = f"the fit after episode {episode} (seed {seed_index})"
-        _check_finite(fit, where)
-        _check_finite(dict(enumerate(jax.tree.leaves(agent))), f"parameters, {where}")
-        state = RunState(
-            agent,
-            data,
-            state.violating_steps + entry.violating_steps,
-            state.inside + entry.prequential.inside.astype(np.int32),
-            state.total + entry.prequential.total,
+        agent, data, fit, beliefs = self._compile(layout).learn(
+            update_key, agent, state.data, batch.transition, far
         )
-        return state, self._metrics(state, entry, fit, episode, far)
+        fit, beliefs = jax.device_get((fit, beliefs))
+        fit_seconds = time.perf_counter() - start
+        leaves = dict(enumerate(jax.device_get(jax.tree.leaves(agent))))
+        far = jax.device_get(far)
+        metrics = []
+        grown = [
+            np.array(x) for x in (state.violating_steps, state.inside, state.total)
+        ]
+        rows = jax.device_get(data.transitions.next_obs)
+        for index, (run, entry) in enumerate(zip(runs, entries, strict=True)):
+            timing = {
+                "episode": episode,
+                "call_seconds": seconds,
+                "steps_per_call": _chunk(self._length(episode)),
+                "fit_seconds": fit_seconds,
+                "compiles": compiles,
+                "seeds": len(runs),
+                "in_turn": layout.in_turn,
+            }
+            accounts.append_jsonl(run.folder / "timing.jsonl", [timing])
+            where = f"the fit after episode {episode} (seed {run.seed_index})"
+            _check_finite(_row(fit, index), where)
+            _check_finite(_row(leaves, index), f"parameters, {where}")
+            grown[0][index] += entry.violating_steps
+            grown[1][index] += entry.prequential.inside.astype(np.int32)
+            grown[2][index] += entry.prequential.total
+            counts = {
+                "prequential": entry.prequential,
+                **self._coverage(_row((beliefs, rows, far.next_obs), index)),
+            }
+            total = int(grown[0][index])
+            metrics.append(_metrics(entry, _row(fit, index), counts, episode, total))
+        return RunState(agent, data, *map(jnp.asarray, grown)), metrics
 
     def _collect(
-        self, key: Array, state: RunState, seed_index: int, episode: int
-    ) -> tuple[PyTree, EpisodeRecord, list[float]]:
-        """Runs one episode in a few compiled calls, to full length."""
-        reset_key, begin_key, step_key = jax.random.split(key, 3)
-        env_state, obs = self._reset(reset_key)
-        planned = episode > 0
+        self,
+        key: Array,
+        state: RunState,
+        runs: list[SeedRun],
+        layout: Lockstep,
+        episode: int,
+    ) -> tuple[PyTree, _Batch, list[float]]:
+        """Runs one episode of each seed in a few calls, to full length."""
+        programs = self._compile(layout)
+        step_key, agent, env_state, obs = programs.begin(
+            key, state.agent, jnp.full(layout.rows, episode > 0)
+        )
         length = self._length(episode)
-        agent = self._begin(begin_key, state.agent) if planned else state.agent
         size = _chunk(length)
+        run_steps = programs.plan if episode > 0 else programs.explore
+        violations = np.array(state.violating_steps)
+        returns = np.zeros(layout.rows)
+        last = self._last_returns(state, episode)
         batches, seconds = [], []
-        violations, total_return = int(state.violating_steps), 0.0
-        last = self._last_return(state, episode)
         for first in range(0, length, size):
-            keys = jax.vmap(jax.random.fold_in, (None, 0))(
-                step_key, first + jnp.arange(size)
-            )
             start = time.perf_counter()
-            run = self._plan if planned else self._random
-            (agent, env_state, obs), batch = run(
-                keys, agent, env_state, obs, num_steps=size
+            steps = np.tile(np.arange(first, first + size), (layout.rows, 1))
+            (agent, env_state, obs), batch = run_steps(
+                step_key, steps, agent, env_state, obs
             )
             batch = jax.device_get(batch)
             seconds.append(time.perf_counter() - start)
-            named = {
-                "the observation": batch.transition.next_obs,
-                "the reward": batch.transition.reward,
-                "the cost": batch.transition.cost,
-                **batch.metrics,
-            }
-            steps = self._steps_before(episode) + first
-            where = f"episode {episode} (seed {seed_index})"
-            _check_finite(named, where, first_step=steps)
             batches.append(batch)
-            violations += int((batch.transition.cost > 0).sum())
-            total_return += float(batch.transition.reward.sum())
-            self._report(
-                Progress(
-                    seed_index, episode, first + size, total_return, violations, last
+            violations += (batch.transition.cost > 0).sum(1, dtype=violations.dtype)
+            returns += batch.transition.reward.sum(1)
+            for index, run in enumerate(runs):
+                one = _row(batch, index)
+                named = {
+                    "the observation": one.transition.next_obs,
+                    "the reward": one.transition.reward,
+                    "the cost": one.transition.cost,
+                    **one.metrics,
+                }
+                _check_finite(
+                    named,
+                    f"episode {episode} (seed {run.seed_index})",
+                    first_step=self._steps_before(episode) + first,
                 )
-            )
-        whole = jax.tree.map(lambda *parts: np.concatenate(parts), *batches)
-        return agent, _to_record(whole, planned), seconds
+                self._report(
+                    Progress(
+                        run.seed_index,
+                        episode,
+                        first + size,
+                        float(returns[index]),
+                        int(violations[index]),
+                        last[index],
+                    )
+                )
+        whole = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *batches)
+        return agent, whole, seconds
 
-    def _metrics(
-        self,
-        state: RunState,
-        entry: EpisodeAccount,
-        fit: dict[str, np.ndarray],
-        episode: int,
-        far: Transition,
-    ) -> dict[str, Value]:
-        metrics: dict[str, Value] = {
-            "train/episode/number": episode,
-            "train/episode/return": entry.episode_return,
-            "train/episode/cost_return": entry.cost_return,
-            "train/account/violating_steps": entry.violating_steps,
-            "train/account/violation_events": entry.violation_events,
-            "train/account/cumulative_violating_steps": int(state.violating_steps),
-            "train/account/worst_excess": entry.worst_excess,
-            "train/account/infeasible_plans": entry.infeasible_plans,
-            "train/account/backup_steps": entry.backup_steps,
-            "train/account/underpredicted_plans": entry.underpredicted_plans,
-        }
-        counts = {"prequential": entry.prequential, **self._coverage(state, far)}
-        for name, count in counts.items():
-            for level, share in count.shares().items():
-                metrics[f"coverage/{name}/{level}"] = share
-        for name, value in fit.items():
-            if value.ndim == 0:
-                metrics[f"train/{name}"] = value.item()
-            else:
-                for index, part in enumerate(value):
-                    metrics[f"train/{name}/{index}"] = part.item()
-        return metrics
-
-    def _coverage(self, state: RunState, far: Transition) -> dict[str, Coverage]:
+    def _coverage(self, row: tuple[Beliefs, Array, Array]) -> dict[str, Coverage]:
         """Coverage of rows that the model never trained or calibrated on."""
-        data = state.data.transitions
-        rows = np.asarray(self.agent.test_rows(state.data))
-        held_out = self._belief(state.agent, data.obs, data.action)
-        beyond = self._belief(state.agent, far.obs, far.action)
-        everywhere = np.full(far.obs.shape[0], bool(rows.any()))
+        beliefs, next_obs, far_next_obs = row
+        everywhere = np.full(far_next_obs.shape[0], bool(beliefs.rows.any()))
 
-        def count(rows: Array, belief: Prediction, mask: np.ndarray) -> Coverage:
+        def count(truth: Array, belief: Prediction, mask: np.ndarray) -> Coverage:
             return coverage(
-                rows,
+                truth,
                 belief.mean,
                 belief.epistemic_std,
                 belief.aleatoric_std,
@@ -324,9 +405,16 @@ class Trainer:
             )
 
         return {
-            "held_out": count(data.next_obs, held_out, rows),
-            "out_of_distribution": count(far.next_obs, beyond, everywhere),
+            "held_out": count(next_obs, beliefs.held_out, np.asarray(beliefs.rows)),
+            "out_of_distribution": count(far_next_obs, beliefs.far, everywhere),
         }
+
+    # What follows is traced: functions of one seed.
+
+    def _start(self, root: Array) -> tuple[Transition, RunState]:
+        """Transitions far from the data, and a state that has seen nothing."""
+        far = self._far_transitions(jax.random.fold_in(root, 2))
+        return far, self._init(jax.random.fold_in(root, 0))
 
     def _init(self, key: Array) -> RunState:
         capacity = self.config.capacity
@@ -334,34 +422,60 @@ class Trainer:
         none = jnp.zeros(capacity, bool)
         obs = jnp.zeros((capacity, self.env.obs_dim))
         action = jnp.zeros((capacity, self.env.action_dim))
-        buffers = Transition(obs, action, zeros, zeros, jnp.copy(obs), none, none)
-        # Every leaf an array of its own: the buffers are donated when data are added.
         return RunState(
             agent=self.agent.init(key),
-            data=Dataset(jax.tree.map(jnp.copy, buffers), jnp.zeros((), jnp.int32)),
+            data=Dataset(
+                Transition(obs, action, zeros, zeros, obs, none, none),
+                jnp.zeros((), jnp.int32),
+            ),
             violating_steps=jnp.zeros((), jnp.int32),
             inside=jnp.zeros(3, jnp.int32),
             total=jnp.zeros((), jnp.int32),
         )
 
-    def _random_steps(
-        self, keys: Array, agent: PyTree, env_state: Any, obs: Array, num_steps: int
-    ) -> tuple[tuple[PyTree, Any, Array], _Batch]:
-        del num_steps
+    def _begin(
+        self, key: Array, agent: PyTree, planned: Array
+    ) -> tuple[Array, PyTree, Any, Array]:
+        """Resets the system, and the agent for a planned episode."""
+        reset_key, begin_key, step_key = jax.random.split(key, 3)
+        env_state, obs = self.env.reset(reset_key)
+        begun = self.agent.begin_episode(begin_key, agent)
+        agent = jax.tree.map(partial(jnp.where, planned), begun, agent)
+        return step_key, agent, env_state, obs
 
+    def _learn(
+        self,
+        key: Array,
+        agent: PyTree,
+        data: Dataset,
+        new: Transition,
+        far: Transition,
+    ) -> tuple[PyTree, Dataset, Metrics, Beliefs]:
+        """Adds an episode to the data, fits, and asks what the model now believes."""
+        data = _append(data, new)
+        agent, metrics = self.agent.update(key, agent, data)
+        belief = jax.vmap(partial(self.agent.predict, agent))
+        beliefs = Beliefs(
+            self.agent.test_rows(data),
+            belief(data.transitions.obs, data.transitions.action),
+            belief(far.obs, far.action),
+        )
+        return agent, data, metrics, beliefs
+
+    def _random_steps(
+        self, key: Array, steps: Array, agent: PyTree, env_state: Any, obs: Array
+    ) -> tuple[tuple[PyTree, Any, Array], _Batch]:
         def choose(key: Array, agent: PyTree, obs: Array) -> tuple:
             del obs
             shape = (self.env.action_dim,)
             action = jax.random.uniform(key, shape, minval=-1.0, maxval=1.0)
             return agent, action, {}
 
-        return self._steps(choose, keys, agent, env_state, obs)
+        return self._steps(choose, key, steps, agent, env_state, obs)
 
     def _planned_steps(
-        self, keys: Array, agent: PyTree, env_state: Any, obs: Array, num_steps: int
+        self, key: Array, steps: Array, agent: PyTree, env_state: Any, obs: Array
     ) -> tuple[tuple[PyTree, Any, Array], _Batch]:
-        del num_steps
-
         def choose(key: Array, agent: PyTree, obs: Array) -> tuple:
             agent, action, metrics = self.agent.act(key, agent, obs, explore=True)
             kept = {
@@ -371,14 +485,22 @@ class Trainer:
             }
             return agent, action, kept
 
-        return self._steps(choose, keys, agent, env_state, obs)
+        return self._steps(choose, key, steps, agent, env_state, obs)
 
     def _steps(
-        self, choose: Callable, keys: Array, agent: PyTree, env_state: Any, obs: Array
+        self,
+        choose: Callable,
+        key: Array,
+        steps: Array,
+        agent: PyTree,
+        env_state: Any,
+        obs: Array,
     ) -> tuple[tuple[PyTree, Any, Array], _Batch]:
-        def step(carry: tuple, key: Array) -> tuple[tuple, _Batch]:
+        """Steps of an episode; `steps` are their numbers, `key` is the episode's."""
+
+        def one(carry: tuple, number: Array) -> tuple[tuple, _Batch]:
             agent, env_state, obs = carry
-            act_key, env_key = jax.random.split(key)
+            act_key, env_key = jax.random.split(jax.random.fold_in(key, number))
             agent, action, metrics = choose(act_key, agent, obs)
             result = self.env.step(env_key, env_state, action)
             # The excess of what really happened, not of what a noisy sensor says.
@@ -397,7 +519,7 @@ class Trainer:
             batch = _Batch(transition, margin, metrics)
             return (agent, result.state, result.obs), batch
 
-        return jax.lax.scan(step, (agent, env_state, obs), keys)
+        return jax.lax.scan(one, (agent, env_state, obs), steps)
 
     def _far_transitions(self, key: Array) -> Transition:
         def one(key: Array) -> Transition:
@@ -424,18 +546,61 @@ class Trainer:
         random = self.config.num_exploration_steps
         return random + (episode - 1) * self.config.num_rollout_steps
 
-    def _last_return(self, state: RunState, episode: int) -> float | None:
+    def _last_returns(self, state: RunState, episode: int) -> list[float | None]:
+        """Return of each seed's episode before this one, None if it was random."""
+        reward = np.asarray(state.data.transitions.reward)
         if episode < 2:
-            return None
+            return [None] * len(reward)
         start = self._steps_before(episode - 1)
-        reward = state.data.transitions.reward
-        return float(reward[start : start + self.config.num_rollout_steps].sum())
+        window = reward[:, start : start + self.config.num_rollout_steps]
+        return [float(total) for total in window.sum(1)]
 
     def _forget_after(self, folder: Path, last: int) -> None:
         """Drops lines of episodes that will be run again, torn lines among them."""
         folder.mkdir(parents=True, exist_ok=True)
         for name in ("violations.jsonl", "timing.jsonl"):
             accounts.truncate_jsonl(folder / name, last)
+
+
+def _metrics(
+    entry: EpisodeAccount,
+    fit: dict[str, np.ndarray],
+    counts: dict[str, Coverage],
+    episode: int,
+    violating_steps: int,
+) -> dict[str, Value]:
+    """One row of the log."""
+    metrics: dict[str, Value] = {
+        "train/episode/number": episode,
+        "train/episode/return": entry.episode_return,
+        "train/episode/cost_return": entry.cost_return,
+        "train/account/violating_steps": entry.violating_steps,
+        "train/account/violation_events": entry.violation_events,
+        "train/account/cumulative_violating_steps": violating_steps,
+        "train/account/worst_excess": entry.worst_excess,
+        "train/account/infeasible_plans": entry.infeasible_plans,
+        "train/account/backup_steps": entry.backup_steps,
+        "train/account/underpredicted_plans": entry.underpredicted_plans,
+    }
+    for name, count in counts.items():
+        for level, share in count.shares().items():
+            metrics[f"coverage/{name}/{level}"] = share
+    for name, value in fit.items():
+        if value.ndim == 0:
+            metrics[f"train/{name}"] = value.item()
+        else:
+            for index, part in enumerate(value):
+                metrics[f"train/{name}/{index}"] = part.item()
+    return metrics
+
+
+def _row(tree: PyTree, index: int) -> PyTree:
+    """One seed's part of a tree of host arrays `[rows, ...]`."""
+    return jax.tree.map(lambda leaf: leaf[index], tree)
+
+
+_fold_in_all = jax.jit(jax.vmap(jax.random.fold_in))
+_split_all = jax.jit(jax.vmap(jax.random.split, out_axes=1))
 
 
 def _record_path(folder: Path, episode: int) -> Path:

@@ -221,16 +221,18 @@ def _summarise_known(values: Sequence[float | None]) -> dict[str, float | None] 
 
 
 def _timings(folder: Path) -> tuple[float, np.ndarray]:
-    """All seconds of a seed, and those of each planned decision.
+    """A seed's share of all seconds, and the seconds of each planned decision.
 
     The first compiled call of a process is left out of the decisions.
     """
     total, decisions = 0.0, []
     for line in (folder / "timing.jsonl").read_text().splitlines():
         entry = json.loads(line)
-        total += sum(entry["call_seconds"]) + entry["fit_seconds"]
+        seconds = sum(entry["call_seconds"]) + entry["fit_seconds"]
+        total += seconds / entry["seeds"]
         if entry["episode"] > 0:
-            calls = np.asarray(entry["call_seconds"]) / entry["steps_per_call"]
+            steps_in_turn = entry["steps_per_call"] * entry["in_turn"]
+            calls = np.asarray(entry["call_seconds"]) / steps_in_turn
             decisions += calls[1 if entry["compiles"] else 0 :].tolist()
     return total, np.asarray(decisions)
 

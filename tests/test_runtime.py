@@ -1,4 +1,4 @@
-"""The persistent compilation cache, and what must not wait for JAX."""
+"""Devices, the persistent compilation cache, and what must not wait for JAX."""
 
 import os
 import subprocess
@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from experiments.compilation import cache_folder
+from experiments.runtime import cache_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAM = """
 import jax, jax.numpy as jnp
-from experiments.compilation import use_compilation_cache
-use_compilation_cache()
+from experiments.runtime import set_up_jax
+set_up_jax()
 def loop(x):
     return jax.lax.scan(lambda c, _: (jnp.sort(jnp.sin(c @ c)), None), x, None, 9)[0]
 print(jax.config.jax_compilation_cache_dir)
@@ -62,7 +62,7 @@ def test_the_user_can_name_another_folder_or_none(tmp_path):
 def test_the_folder_is_the_processors(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     one = cache_folder()
-    monkeypatch.setattr("experiments.compilation._processor", lambda: "another")
+    monkeypatch.setattr("experiments.runtime._processor", lambda: "another")
     assert cache_folder() != one
     assert cache_folder().parent == one.parent == tmp_path / "safex"
 

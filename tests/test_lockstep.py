@@ -1,0 +1,159 @@
+"""Seeds in lockstep against the same seeds alone, and stops in between."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from safex.agents import planners
+from safex.agents.mpc import MPCAgent
+from safex.config import CalibrationConfig, EnsembleConfig, ICEMConfig, TrainConfig
+from safex.envs.pendulum import Pendulum
+from safex.models.ensemble import probabilistic_ensemble
+from safex.optimizers.constraint import FeasibleFirst
+from safex.optimizers.icem import ICEM
+from safex.training.account import load_record
+from safex.training.checkpoint import load_checkpoint
+from safex.training.lockstep import Lockstep, default_group_size
+from tests.test_loop import Killed, assert_same_run, make_trainer, seed_run
+
+SEEDS = (3, 8, 5)
+
+
+def runs(folder, indices=(0, 1, 2)):
+    return [seed_run(folder / f"seed_{i}", SEEDS[i], i) for i in indices]
+
+
+@pytest.fixture(scope="module")
+def trainer():
+    return make_trainer()
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory, trainer):
+    folder = tmp_path_factory.mktemp("alone")
+    for i in range(3):
+        trainer.train(runs(folder, [i]))
+    return folder
+
+
+def assert_same_seeds(one, other):
+    for i in range(3):
+        assert_same_run(one / f"seed_{i}", other / f"seed_{i}")
+
+
+def test_layouts():
+    assert jax.local_device_count() == default_group_size(7) == 2
+    assert Lockstep.of(1) == (1, 1, 1, False)
+    assert Lockstep.of(2) == (2, 1, 2, False)
+    assert Lockstep.of(3) == (2, 2, 4, False)
+
+
+@pytest.mark.parametrize(
+    "layout", [(1, 6, 6, False), (2, 3, 6, False), (1, 1, 6, True)]
+)
+def test_every_layout_computes_the_function_of_each_seed(layout):
+    def function(key, tree):
+        return jax.random.normal(key) + tree["a"].sum(), tree["a"] * 2
+
+    keys = jax.random.split(jax.random.key(0), 6)
+    tree = {"a": jnp.arange(18.0).reshape(6, 3)}
+    total, doubled = jax.jit(Lockstep(*layout).over_seeds(function))(keys, tree)
+    for i in range(6):
+        one = function(keys[i], {"a": tree["a"][i]})
+        np.testing.assert_allclose(total[i], one[0], rtol=1e-6)
+        np.testing.assert_array_equal(doubled[i], one[1])
+
+
+def test_three_seeds_together_are_the_three_seeds_alone(alone, trainer, tmp_path):
+    trainer.train(runs(tmp_path))
+    assert_same_seeds(alone, tmp_path)
+
+
+def test_each_is_told_apart_in_the_progress(tmp_path):
+    seen = []
+    make_trainer(report=seen.append).train(runs(tmp_path))
+    assert {p.seed_index for p in seen} == {0, 1, 2}
+    for i in range(3):
+        last = [p for p in seen if p.seed_index == i][-1]
+        record = load_record(tmp_path / f"seed_{i}" / "episodes" / "episode_002.npz")
+        assert last.episode_return == pytest.approx(record.reward.sum())
+        assert (last.episode, last.step) == (2, 30)
+
+
+@pytest.mark.parametrize("call", range(1, 10))
+def test_killed_between_checkpoints_it_ends_with_the_same_numbers(
+    alone, trainer, tmp_path, monkeypatch, call
+):
+    """Nine checkpoints are written, three an episode; it dies after each of them."""
+    module = "safex.training.loop.save_checkpoint"
+    from safex.training import loop
+
+    original, calls = loop.save_checkpoint, []
+
+    def dying(*args, **kwargs):
+        original(*args, **kwargs)
+        calls.append(None)
+        if len(calls) == call:
+            raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(module, dying)
+        trainer.train(runs(tmp_path))
+    trainer.train(runs(tmp_path))
+    assert_same_seeds(alone, tmp_path)
+
+
+def test_what_one_seed_did_before_is_not_done_again(alone, trainer, tmp_path):
+    trainer.train(runs(tmp_path, [1]))
+    timing = (tmp_path / "seed_1" / "timing.jsonl").read_text()
+    trainer.train(runs(tmp_path))
+    assert (tmp_path / "seed_1" / "timing.jsonl").read_text() == timing
+    assert_same_seeds(alone, tmp_path)
+
+
+def test_a_learning_agent_in_lockstep_matches_the_same_agent_alone(tmp_path):
+    """Fits and plans for real; rounding may differ, and grows with every step."""
+    env = Pendulum.from_config()
+    model = probabilistic_ensemble(
+        3,
+        1,
+        EnsembleConfig(features=(8,), num_training_steps=40, eval_frequency=20),
+        CalibrationConfig(),
+    )
+    agent = MPCAgent(
+        env,
+        model,
+        planners.Safe(4),
+        ICEM(
+            1,
+            ICEMConfig(horizon=4, num_iter=2, num_samples=12, num_elites=3),
+            FeasibleFirst(),
+        ),
+    )
+    config = TrainConfig(
+        num_model_updates=1,
+        num_rollout_steps=20,
+        num_exploration_steps=50,
+        val_buffer_size=8,
+    )
+    learner = make_trainer(agent=agent, env=env, config=config)
+    learner.train(runs(tmp_path / "together"))
+    learner.train(runs(tmp_path / "alone", [2]))
+    template = jax.tree.map(
+        lambda leaf: np.zeros(leaf.shape, leaf.dtype),
+        jax.eval_shape(learner._init, jax.random.key(0)),
+    )
+    states = [
+        load_checkpoint(
+            tmp_path / where / "seed_2" / "checkpoints", template, "f", print
+        )
+        for where in ("together", "alone")
+    ]
+    for one, other in zip(*map(jax.tree.leaves, states), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-3)
+    records = [
+        load_record(tmp_path / where / "seed_2" / "episodes" / "episode_001.npz")
+        for where in ("together", "alone")
+    ]
+    np.testing.assert_allclose(records[0].obs, records[1].obs, rtol=1e-3, atol=1e-3)
