@@ -111,7 +111,12 @@ def draw_noise(
         index = (first + jnp.arange(num_particles)) % members
         member = jnp.broadcast_to(index[:, None], (num_particles, horizon))
     else:
-        member = jax.random.randint(member_key, (num_particles, horizon), 0, members)
+        # Every step deals the members out anew, as evenly as they go.
+        first_key, order_key = jax.random.split(member_key)
+        first = jax.random.randint(first_key, (horizon, 1), 0, members)
+        index = (first + jnp.arange(num_particles)) % members
+        keys = jax.random.split(order_key, horizon)
+        member = jax.vmap(jax.random.permutation)(keys, index).T
     return Noise(normal, member)
 
 
@@ -179,33 +184,97 @@ def evaluate(
     Args:
       env: reward, cost and margin.
       transition: `(obs, action, input) -> Outcome`.
-      obs: `[D]` where it starts.
+      obs: `[D]` where it starts, or `[P, D]` for P particles that the transition moves
+        at once.
       actions: `[H, A]`.
       inputs: leaves `[H, ...]`, noise or adversary.
 
     Returns:
       mean reward, summed cost, and the margin: how far past the limit, added up over
       the horizon, if it is ever passed, else the (negative) distance of the closest
-      call.
+      call. Leaves `[]`, or `[P]`.
     """
+
+    def judge(function: Callable[..., Array], *triple: Array) -> Array:
+        if obs.ndim == 2:
+            function = jax.vmap(function, in_axes=(0, None, 0))
+        return function(*triple)
 
     def step(carry: Any, inputs: Any) -> tuple[Any, None]:
         obs, value, cost, closest, excess = carry
         action, extra = inputs
         outcome = transition(obs, action, extra)
         triple = (obs, action, outcome.judged_obs)
-        value = value + env.reward(*triple)
-        cost = cost + env.cost(*triple)
-        margin = env.margin(*triple)
+        value = value + judge(env.reward, *triple)
+        cost = cost + judge(env.cost, *triple)
+        margin = judge(env.margin, *triple)
         closest = jnp.maximum(closest, margin)
         excess = excess + jnp.maximum(margin, 0.0)
         return (outcome.next_obs, value, cost, closest, excess), None
 
-    zero = jnp.zeros(())
-    start = (obs, zero, zero, jnp.full((), -jnp.inf), zero)
+    zero = jnp.zeros(obs.shape[:-1])
+    start = (obs, zero, zero, jnp.full_like(zero, -jnp.inf), zero)
     (_, value, cost, closest, excess), _ = jax.lax.scan(step, start, (actions, inputs))
     margin = jnp.where(closest > 0, excess, closest)
     return Score(value / actions.shape[0], cost, margin)
+
+
+def evaluate_by_member(
+    env: Environment,
+    model: DynamicsModel,
+    model_state: PyTree,
+    obs: Array,
+    actions: Array,
+    noise: Noise,
+) -> Score:
+    """What `evaluate` says of each particle under the modes TS1 and TSInf, faster.
+
+    Particles are sorted by the member they ask, so that a layer is one product for all
+    particles of a member (and, under `vmap`, of all candidates) instead of one for each
+    particle with weights gathered for it.
+
+    Args:
+      env: reward, cost and margin.
+      model: a model with members.
+      model_state: its state.
+      obs: `[D]` where all particles start.
+      actions: `[H, A]`.
+      noise: of P particles, leaves `[P, H, ...]`, members dealt evenly at each step as
+        `draw_noise` does.
+
+    Returns:
+      leaves `[P]`.
+    """
+    num_particles, num_members = noise.member.shape[0], model.num_members
+    few = num_particles < num_members
+    size = 1 if few else -(-num_particles // num_members)
+    groups = num_particles if few else num_members
+
+    def sort(member: Array) -> tuple[Array, Array]:
+        """Each particle's slot `[P]`, and the particle in each slot `[groups size]`."""
+        particle = jnp.arange(num_particles)
+        if few:
+            return particle, particle
+        same = (member[:, None] == member) & (particle[:, None] > particle)
+        slot = member * size + same.sum(1)
+        # A slot that nobody fills repeats particle 0 and is never read.
+        return slot, jnp.zeros(groups * size, jnp.int32).at[slot].set(particle)
+
+    def transition(obs: Array, action: Array, inputs: tuple) -> Outcome:
+        noise, slot, particle = inputs
+        state = model.select(model_state, noise.member) if few else model_state
+        grouped = obs[particle].reshape(groups, size, -1)
+        prediction = model.members(state, grouped, action)
+        prediction = jax.tree.map(
+            lambda leaf: leaf.reshape(groups * size, -1)[slot], prediction
+        )
+        next_obs = jax.vmap(env.project)(_sample(prediction, noise.normal))
+        return Outcome(next_obs, next_obs)
+
+    by_step = Noise(jnp.swapaxes(noise.normal, 0, 1), noise.member.T)
+    inputs = (by_step, *jax.vmap(sort)(by_step.member))
+    start = jnp.broadcast_to(obs, (num_particles, *obs.shape))
+    return evaluate(env, transition, start, actions, inputs)
 
 
 def trajectory(

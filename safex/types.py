@@ -184,6 +184,14 @@ class DynamicsModel(Protocol):
         """The same from one member alone; its epistemic std is zero."""
         ...
 
+    def members(self, state: PyTree, obs: Array, action: Array) -> Prediction:
+        """Every member on observations of its own, `[E, S, D], [A] -> [E, S, D]`."""
+        ...
+
+    def select(self, state: PyTree, index: Array) -> PyTree:
+        """The state of a model whose members are `index` `[G]`, for `members`."""
+        ...
+
     def test_rows(self, data: "Dataset") -> Array:
         """`[capacity]` bool: rows that `fit` neither trains nor calibrates on."""
         ...

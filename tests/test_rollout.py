@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from safex import rollout
+from safex.config import CalibrationConfig, EnsembleConfig
 from safex.envs.pendulum import Pendulum
+from safex.models.ensemble import probabilistic_ensemble
 from safex.models.true_dynamics import TrueDynamics
 from safex.rollout import Noise, Outcome
 from safex.types import Prediction
@@ -55,6 +57,10 @@ class Drift:
 
     def member(self, state, obs, action, index):
         mean = jnp.full_like(obs, index)
+        return Prediction(mean, jnp.zeros_like(mean), jnp.zeros_like(mean))
+
+    def members(self, state, obs, action):
+        mean = jnp.broadcast_to(jnp.arange(5.0)[:, None, None], obs.shape)
         return Prediction(mean, jnp.zeros_like(mean), jnp.zeros_like(mean))
 
 
@@ -301,3 +307,44 @@ def test_imagined_states_are_on_the_unit_circle(pendulum, swing, adversary):
     path = rollout.trajectory(transition, swing[0], torques(0.5), inputs)
     assert_close(np.hypot(path[:, 0], path[:, 1]), np.ones(10))
     assert jnp.abs(path[:, 2]).max() <= pendulum.params.max_speed
+
+
+# Particles sorted by member.
+
+
+@pytest.mark.parametrize("mode", ["TS1", "TSInf"])
+@pytest.mark.parametrize("particles", [1, 2, 3, 6, 8])
+def test_particles_sorted_by_member_score_as_one_by_one(mode, particles):
+    """The fast path against the slow one, with the members of a real ensemble."""
+    env = Pendulum.from_config(speed_threshold=0.5)
+    model = probabilistic_ensemble(
+        3, 1, EnsembleConfig(features=(6,), num_ensembles=3), CalibrationConfig()
+    )
+    key, noise_key = jax.random.split(jax.random.key(2))
+    state = model.init(key)._replace(calibration_scale=jnp.array([1.0, 2.0, 3.0]))
+    obs = env.observe(env.state_at(3.0, 0.2))
+    noise = rollout.draw_noise(noise_key, mode, particles, 10, 3, 3)
+    transition = sampled(mode, model, env, state)
+
+    @jit
+    def slow(actions):
+        return jax.vmap(
+            lambda noise: rollout.evaluate(env, transition, obs, actions, noise)
+        )(noise)
+
+    @jit
+    def fast(actions):
+        return rollout.evaluate_by_member(env, model, state, obs, actions, noise)
+
+    expected = slow(torques(0.5))
+    assert_close(fast(torques(0.5)), expected, rtol=1e-4, atol=1e-5)
+    # The members differ, or any order would have passed.
+    assert particles == 1 or np.ptp(expected.value) > 1e-3
+
+
+def test_members_are_dealt_evenly_at_every_step():
+    asked = np.asarray(rollout.draw_noise(jax.random.key(0), "TS1", 7, 50, 2, 5).member)
+    counts = np.array([np.bincount(step, minlength=5) for step in asked.T])
+    assert counts.min() == 1
+    assert counts.max() == 2
+    assert np.all(np.ptp(counts, axis=0) > 0)

@@ -86,6 +86,10 @@ class _Sampled:
             env.obs_dim,
             model.num_members,
         )
+        if self.sampling_mode in ("TS1", "TSInf") and model.num_members:
+            return lambda actions: rollout.evaluate_by_member(
+                env, model, situation.model_state, situation.obs, actions, noise
+            )
         transition = rollout.sampled_transition(
             model, situation.model_state, self.sampling_mode, env
         )

@@ -198,6 +198,32 @@ class Ensemble:
         prediction = Prediction(mean, jnp.zeros_like(mean), std * state.targets.std)
         return calibrated(self.calibration, prediction, state.calibration_scale)
 
+    def members(self, state: EnsembleState, obs: Array, action: Array) -> Prediction:
+        """Every member on observations of its own, `[E, S, D], [A] -> [E, S, D]`.
+
+        One product a layer and member for all observations: what `member` under `vmap`
+        computes from a copy of the weights for each observation.
+        """
+        shape = (*obs.shape[:-1], self.action_dim)
+        actions = jnp.broadcast_to(action, shape)
+        x = state.inputs.normalize(jnp.concatenate([obs, actions], axis=-1))
+        members = (state.params, state.prior_params, x)
+        _, (means, stds) = jax.lax.scan(
+            lambda _, m: (None, self._member_moments(m[0], m[1], state.targets, m[2])),
+            None,
+            members,
+        )
+        mean = obs + state.targets.denormalize(means)
+        prediction = Prediction(mean, jnp.zeros_like(mean), stds * state.targets.std)
+        return calibrated(self.calibration, prediction, state.calibration_scale)
+
+    def select(self, state: EnsembleState, index: Array) -> EnsembleState:
+        """The state of a model whose members are `index` `[G]`, for `members`."""
+        params, prior_params = jax.tree.map(
+            lambda leaf: leaf[index], (state.params, state.prior_params)
+        )
+        return state._replace(params=params, prior_params=prior_params)
+
     def fit(
         self, key: Array, state: EnsembleState, data: Dataset
     ) -> tuple[EnsembleState, Metrics]:

@@ -46,6 +46,14 @@ class TrueDynamics:
         """None: what is known for certain has no coverage to measure."""
         return jnp.zeros(data.transitions.reward.shape, bool)
 
+    def members(self, state: Environment, obs: Array, action: Array) -> Prediction:
+        """There are none to ask."""
+        raise ValueError("the true dynamics have no members")
+
+    def select(self, state: Environment, index: Array) -> Environment:
+        """There are none to select."""
+        raise ValueError("the true dynamics have no members")
+
     def member(
         self, state: Environment, obs: Array, action: Array, index: Array
     ) -> Prediction:
