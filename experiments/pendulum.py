@@ -2,6 +2,8 @@
 
 import sys
 
+import jax
+
 from experiments.configuration import ExperimentConfig, ModelSection
 from experiments.running import run_experiment
 from experiments.runtime import set_up_jax
@@ -35,7 +37,11 @@ def run(config: ExperimentConfig) -> int:
     set_up_jax()
     try:
         env = Pendulum.from_config(config.env, config.constraint.speed_threshold)
-        run_experiment(config, env, build_agent(config, env), LIMIT_INDEX)
+        # Where seeds do not fill the cores, the candidates of a decision do.
+        seeds = config.job.seeds_per_process or config.job.num_seeds_per_hparam
+        num_devices = jax.local_device_count() if seeds == 1 else 1
+        agent = build_agent(config, env, num_devices)
+        run_experiment(config, env, agent, LIMIT_INDEX)
     except SafexError as error:
         print(f"safex: {error}", file=sys.stderr)
         return 2
@@ -48,8 +54,15 @@ def run(config: ExperimentConfig) -> int:
     return 0
 
 
-def build_agent(config: ExperimentConfig, env: Pendulum) -> MPCAgent:
+def build_agent(
+    config: ExperimentConfig, env: Pendulum, num_devices: int = 1
+) -> MPCAgent:
     """The agent that a configuration describes.
+
+    Args:
+      config: the whole configuration.
+      env: the system.
+      num_devices: local devices that share out the candidates of a decision.
 
     Raises:
       ConfigError: a list has the wrong number of entries for this system.
@@ -66,13 +79,13 @@ def build_agent(config: ExperimentConfig, env: Pendulum) -> MPCAgent:
     optimizer: CEM | ICEM | MinMax
     if model.optimizer == "MinMax":
         assert config.minmax is not None
-        optimizer = MinMax(x_dim, env.obs_dim, config.minmax, constraint)
+        optimizer = MinMax(x_dim, env.obs_dim, config.minmax, constraint, num_devices)
     elif model.optimizer == "ICEM":
         assert config.icem is not None
-        optimizer = ICEM(env.action_dim, config.icem, constraint)
+        optimizer = ICEM(env.action_dim, config.icem, constraint, num_devices)
     else:
         assert config.cem is not None
-        optimizer = CEM(env.action_dim, config.cem, constraint)
+        optimizer = CEM(env.action_dim, config.cem, constraint, num_devices)
     return MPCAgent(
         env=env,
         model=TrueDynamics(env) if model.dynamics == "TRUE" else _ensemble(model, env),

@@ -10,6 +10,7 @@ import dataclasses
 ACTIVATIONS = ("algebraic_swish", "swish", "tanh", "relu")
 CALIBRATION_METHODS = ("none", "kuleshov", "conformal")
 MINMAX_MODES = ("worst_case", "mean")
+PLAN_DTYPES = ("float32", "bfloat16")
 PENALTIES = ("relu", "huber", "quadratic", "exponential")
 SAMPLING_MODES = ("MEAN", "NOISY_MEAN", "DIST", "TS1", "TSInf")
 SCHEDULE_KINDS = ("constant", "linear", "sigmoid")
@@ -89,6 +90,8 @@ class EnsembleConfig:
       patience: evaluations without improvement that end a fit; 0 never ends it early.
       return_best_model: keep the parameters of the best held-out likelihood instead of
         the last ones.
+      plan_dtype: `float32`, or `bfloat16` for the products and activations of the
+        hidden layers while planning; all else stays in float32.
       prior_scale: scale of a fixed random function added to each member, in units of
         the std of the targets (randomised priors, Osband et al. 2018,
         arXiv 1806.03335). It keeps members apart where there is no data; 0 is off.
@@ -108,6 +111,7 @@ class EnsembleConfig:
     eval_batch_size: int = 512
     patience: int = 10
     return_best_model: bool = True
+    plan_dtype: str = "float32"
     prior_scale: float = 0.0
 
     def __post_init__(self) -> None:
@@ -121,6 +125,10 @@ class EnsembleConfig:
         if self.activation not in ACTIVATIONS:
             raise ValueError(
                 f"activation must be one of {ACTIVATIONS}, got {self.activation!r}"
+            )
+        if self.plan_dtype not in PLAN_DTYPES:
+            raise ValueError(
+                f"plan_dtype must be one of {PLAN_DTYPES}, got {self.plan_dtype!r}"
             )
         if self.num_ensembles < 2:
             raise ValueError(

@@ -9,6 +9,7 @@ import pytest
 from safex.config import CalibrationConfig, EnsembleConfig
 from safex.models.ensemble import (
     _prior,
+    algebraic_swish,
     deterministic_ensemble,
     probabilistic_ensemble,
     split_rows,
@@ -440,3 +441,54 @@ def test_output_stds_need_one_entry_or_one_per_output():
         deterministic_ensemble(
             2, 1, EnsembleConfig(output_stds=(1.0,) * 3), CalibrationConfig()
         )
+
+
+def test_the_slope_of_the_algebraic_swish_is_its_own():
+    x = jnp.linspace(-5.0, 5.0, 101)
+    plain = jax.vmap(jax.grad(lambda x: 0.5 * x * (1.0 + x / (1.0 + jnp.abs(x)))))
+    assert_close(jax.vmap(jax.grad(algebraic_swish))(x), plain(x), atol=1e-6)
+    gap = (algebraic_swish(x + 1e-2) - algebraic_swish(x - 1e-2)) / 2e-2
+    assert_close(jax.vmap(jax.grad(algebraic_swish))(x), gap, atol=2e-2)
+    # Linear on the right, level on the left.
+    assert_close(
+        algebraic_swish(jnp.array([1e4, -1e4])), jnp.array([9999.5, -0.5]), rtol=1e-3
+    )
+
+
+def test_bfloat16_plans_by_nearly_the_same_predictions():
+    """Against the same weights in float32; what is learned stays float32."""
+    models = [
+        probabilistic_ensemble(
+            3,
+            1,
+            EnsembleConfig(features=(16, 16), num_ensembles=3, plan_dtype=dtype),
+            CalibrationConfig(),
+        )
+        for dtype in ("float32", "bfloat16")
+    ]
+    state = models[0].init(jax.random.key(0))
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(state.params)} == {"float32"}
+    obs = jax.random.normal(jax.random.key(1), (3, 20, 3))
+    action = jnp.ones(1)
+    one, other = (model.members(state, obs, action) for model in models)
+    assert other.mean.dtype == jnp.float32
+    assert_close(one.mean, other.mean, atol=0.03)
+    assert_close(one.aleatoric_std, other.aleatoric_std, atol=0.03)
+    assert jnp.abs(one.mean - other.mean).max() > 0
+
+
+def test_members_and_selected_members_are_the_members():
+    model = probabilistic_ensemble(
+        2, 1, EnsembleConfig(features=(8,), num_ensembles=4), CalibrationConfig()
+    )
+    state = model.init(jax.random.key(0))
+    obs = jax.random.normal(jax.random.key(1), (4, 5, 2))
+    action = jnp.array([0.3])
+    every = model.members(state, obs, action)
+    for e in range(4):
+        for s in range(5):
+            one = model.member(state, obs[e, s], action, e)
+            assert_close([leaf[e, s] for leaf in every], list(one), atol=1e-6)
+    chosen = model.members(model.select(state, jnp.array([2, 0])), obs[:2], action)
+    assert_close(chosen.mean[0, 0], model.member(state, obs[0, 0], action, 2).mean)
+    assert_close(chosen.mean[1, 3], model.member(state, obs[1, 3], action, 0).mean)

@@ -34,11 +34,13 @@ class CEM:
       action_dim: A.
       config: budget.
       constraint: how candidates are ordered.
+      num_devices: local devices that share out the candidates, see `spread.mapped`.
     """
 
     action_dim: int
     config: CEMConfig
     constraint: Constraint
+    num_devices: int = 1
 
     def init(self, key: Array) -> CEMState:
         """Starts from the zero sequence."""
@@ -69,7 +71,8 @@ class CEM:
         def iterate(carry: tuple, key: Array) -> tuple[tuple, Metrics]:
             mean, std, incumbent = carry
             samples = mean + std * jax.random.normal(key, shape)
-            candidates = gaussian.evaluate(objective, jnp.clip(samples, -1.0, 1.0))
+            samples = jnp.clip(samples, -1.0, 1.0)
+            candidates = gaussian.evaluate(objective, samples, self.num_devices)
             order = self.constraint.order(candidates.score)
             candidates = gaussian.take(candidates, order)
             elites = candidates.actions[: config.num_elites]

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from safex.optimizers.constraint import Constraint
+from safex.optimizers.spread import mapped
 from safex.types import Array, Metrics, Plan, Score
 
 
@@ -83,9 +84,11 @@ def join(*parts: Candidates) -> Candidates:
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 
 
-def evaluate(objective: Callable[[Array], Score], actions: Array) -> Candidates:
+def evaluate(
+    objective: Callable[[Array], Score], actions: Array, num_devices: int = 1
+) -> Candidates:
     """Scores `[N, H, A]` sequences; one that is not finite can never be chosen."""
-    score = jax.vmap(objective)(actions)
+    score = mapped(objective, num_devices)(actions)
     finite = jnp.isfinite(score.value) & jnp.isfinite(score.cost)
     return Candidates(
         actions,

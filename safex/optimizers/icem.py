@@ -39,11 +39,13 @@ class ICEM:
       action_dim: A.
       config: budget and tricks.
       constraint: how candidates are ordered.
+      num_devices: local devices that share out the candidates, see `spread.mapped`.
     """
 
     action_dim: int
     config: ICEMConfig
     constraint: Constraint
+    num_devices: int = 1
 
     def init(self, key: Array) -> ICEMState:
         """Starts from zero sequences."""
@@ -83,7 +85,7 @@ class ICEM:
             if i == 0:
                 # Elites of the last decision are candidates of this iteration only.
                 samples = jnp.concatenate([samples, state.elites])
-            candidates = gaussian.evaluate(objective, samples)
+            candidates = gaussian.evaluate(objective, samples, self.num_devices)
             if kept is not None:
                 candidates = gaussian.join(candidates, kept)
             candidates = gaussian.take(

@@ -19,6 +19,7 @@ from safex.config import MinMaxConfig
 from safex.optimizers import gaussian
 from safex.optimizers.constraint import Constraint
 from safex.optimizers.gaussian import Candidates
+from safex.optimizers.spread import mapped
 from safex.types import Array, Metrics, Plan, Score
 
 # All sign patterns up to this many adversary dimensions (16 sequences), axes beyond.
@@ -70,12 +71,14 @@ class MinMax:
       y_dim: Y, dimension of the adversary's sequence.
       config: budget.
       constraint: how the agent's candidates are ordered.
+      num_devices: local devices that share out the candidates, see `spread.mapped`.
     """
 
     x_dim: int
     y_dim: int
     config: MinMaxConfig
     constraint: Constraint
+    num_devices: int = 1
 
     def init(self, key: Array) -> MinMaxState:
         """Zero agents; adversaries at random corners, so that none is idle."""
@@ -140,7 +143,7 @@ class MinMax:
             state, attack = self._y_step(final_key, state, finalists, objective)
         else:
             attack = self._attack(objective, finalists, state.archive)
-        nominal = gaussian.evaluate(objective.nominal, finalists)
+        nominal = gaussian.evaluate(objective.nominal, finalists, self.num_devices)
         worst = self._worst(nominal, attack, mode="worst_case")
         worst = gaussian.take(worst, self.constraint.order(worst.score))
         incumbent = gaussian.update_incumbent(
@@ -206,7 +209,7 @@ class MinMax:
 
     def _withstand(self, game: Game, agents: Array, archive: Array) -> Candidates:
         """Agents `[N, H, X]` scored against the archive."""
-        nominal = gaussian.evaluate(game.nominal, agents)
+        nominal = gaussian.evaluate(game.nominal, agents, self.num_devices)
         attack = self._attack(game, agents, archive)
         return self._worst(nominal, attack, self.config.mode)
 
@@ -223,8 +226,15 @@ class MinMax:
 
     def _attack(self, game: Game, agents: Array, adversaries: Array) -> _Attack:
         """Every adversary `[N, H, Y]` against every agent `[Ex, H, X]`."""
-        against_all = jax.vmap(game.attacked, in_axes=(0, None))
-        cost, margin = jax.vmap(against_all, in_axes=(None, 0))(agents, adversaries)
+        # Every pair is a row, so that an uneven number of either still shares out.
+        numbers = (len(adversaries), len(agents))
+        which_y, which_x = jnp.divmod(jnp.arange(numbers[0] * numbers[1]), numbers[1])
+
+        def play(y: Array, x: Array) -> tuple[Array, Array]:
+            return game.attacked(agents[x], adversaries[y])
+
+        harm = mapped(play, self.num_devices)(which_y, which_x)
+        cost, margin = (leaf.reshape(numbers) for leaf in harm)
         finite = jnp.isfinite(cost)
         return _Attack(
             adversaries,

@@ -1,0 +1,1 @@
+"""Timings, each printed by its own command."""

@@ -1,0 +1,84 @@
+"""Stand-ins for systems of a given size, where only the work counts."""
+
+import dataclasses
+import itertools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from safex.types import Array, Dataset, Step, Transition
+
+
+@dataclasses.dataclass
+class Sizes:
+    """The task side of a system: what a planner asks, at given dimensions.
+
+    It has no simulator.
+    """
+
+    obs_dim: int
+    action_dim: int
+    max_steps: int = 200
+
+    @property
+    def noise_std(self) -> Array:
+        """None."""
+        return jnp.zeros(self.obs_dim)
+
+    def reward(self, obs: Array, action: Array, next_obs: Array) -> Array:
+        """`-|next_obs|^2`."""
+        del obs, action
+        return -jnp.sum(next_obs**2)
+
+    def cost(self, obs: Array, action: Array, next_obs: Array) -> Array:
+        """None."""
+        del obs, action
+        return jnp.zeros_like(next_obs[0])
+
+    def margin(self, obs: Array, action: Array, next_obs: Array) -> Array:
+        """Always far from the limit."""
+        del obs, action
+        return -jnp.ones_like(next_obs[0])
+
+    def project(self, obs: Array) -> Array:
+        """Everything is possible."""
+        return obs
+
+    def reset(self, key: Array) -> tuple[Any, Array]:
+        """No simulator."""
+        raise NotImplementedError
+
+    def step(self, key: Array, state: Any, action: Array) -> Step:
+        """No simulator."""
+        raise NotImplementedError
+
+    def dynamics(self, obs: Array, action: Array) -> Array:
+        """No simulator."""
+        raise NotImplementedError
+
+    def far_state(self, key: Array) -> Any:
+        """No simulator."""
+        raise NotImplementedError
+
+    def observe(self, state: Any) -> Array:
+        """No simulator."""
+        raise NotImplementedError
+
+
+def random_data(key: Array, size: int, obs_dim: int, action_dim: int) -> Dataset:
+    """Rows of a stable linear system with noise."""
+    obs_key, action_key, noise_key = jax.random.split(key, 3)
+    obs = jax.random.normal(obs_key, (size, obs_dim))
+    action = jax.random.uniform(action_key, (size, action_dim), minval=-1.0)
+    noise = 0.1 * jax.random.normal(noise_key, (size, obs_dim))
+    none = jnp.zeros(size, bool)
+    zeros = jnp.zeros(size)
+    transitions = Transition(obs, action, zeros, zeros, 0.9 * obs + noise, none, none)
+    return Dataset(transitions, jnp.asarray(size))
+
+
+def layer_flop(obs_dim: int, action_dim: int, features: tuple[int, ...]) -> int:
+    """Floating-point operations of the products of one network, mean and std out."""
+    widths = (obs_dim + action_dim, *features, 2 * obs_dim)
+    return sum(2 * a * b for a, b in itertools.pairwise(widths))

@@ -1,0 +1,79 @@
+"""Candidates shared out over devices against plain vmap; whole searches as well."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from safex.config import CEMConfig, ICEMConfig, MinMaxConfig
+from safex.optimizers.cem import CEM
+from safex.optimizers.constraint import FeasibleFirst
+from safex.optimizers.icem import ICEM
+from safex.optimizers.minmax import Game, MinMax
+from safex.optimizers.spread import mapped
+from safex.types import Score
+from tests.helpers import assert_close
+
+
+def score(actions):
+    value = -jnp.sum((actions - 0.3) ** 2)
+    excess = actions.sum() - 1.0
+    return Score(value, jnp.maximum(excess, 0.0), excess)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 7])
+def test_rows_come_back_in_order_and_without_padding(rows):
+    weight = jnp.arange(3.0)
+
+    def weighted(weight):
+        """Closes over an array, as objectives close over a model's state."""
+        return lambda x, y: Score(weight @ x, x.sum() - y, y)
+
+    x = jax.random.normal(jax.random.key(0), (rows, 3))
+    y = jnp.arange(rows)
+    run = jax.jit(lambda w, x, y: mapped(weighted(w), 2)(x, y))
+    got = run(weight, x, y)
+    expected = jax.vmap(weighted(weight))(x, y)
+    assert_close(got, jax.tree.map(jnp.float32, expected))
+
+
+SEARCHES = {
+    "cem": (CEM, CEMConfig(horizon=4, num_iter=3, num_samples=21, num_elites=5)),
+    "icem": (ICEM, ICEMConfig(horizon=4, num_iter=3, num_samples=21, num_elites=5)),
+}
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_a_search_finds_the_same_on_two_devices(name):
+    cls, config = SEARCHES[name]
+    plans = []
+    for devices in (1, 2):
+        search = cls(2, config, FeasibleFirst(), devices)
+        run = jax.jit(
+            lambda key, search=search: search.optimize(key, search.init(key), score)
+        )
+        plans.append(run(jax.random.key(1))[1])
+    one, other = plans
+    assert one.feasible
+    np.testing.assert_allclose(one.value, other.value, rtol=1e-4)
+    np.testing.assert_allclose(one.actions, other.actions, atol=1e-3)
+
+
+def test_the_game_is_played_the_same_on_two_devices():
+    config = MinMaxConfig(horizon_x=4, horizon_y=4, num_samples_x=13, num_samples_y=9)
+
+    def attacked(x, y):
+        margin = x.sum() + 0.5 * y.sum() - 1.0
+        return jnp.maximum(margin, 0.0), margin
+
+    plans = []
+    for devices in (1, 2):
+        search = MinMax(2, 3, config, FeasibleFirst(), devices)
+        run = jax.jit(
+            lambda key, search=search: search.optimize(
+                key, search.init(key), Game(score, attacked)
+            )
+        )
+        plans.append(run(jax.random.key(1))[1])
+    np.testing.assert_allclose(plans[0].cost, plans[1].cost, atol=1e-4)
+    np.testing.assert_allclose(plans[0].actions, plans[1].actions, atol=1e-3)
