@@ -202,11 +202,14 @@ class JobConfig:
       num_seeds_per_hparam: seeds of this configuration.
       seeds_per_process: seeds that go in lockstep; None is one a core, or all of them
         on an accelerator. The launcher runs the groups one after another.
+      cores_per_decision: cores that share out the candidates of a decision; more than
+        one needs `seeds_per_process: 1`. It pays from about a thousand rollouts on.
     """
 
     seed: int = 15063
     num_seeds_per_hparam: int = 2
     seeds_per_process: int | None = None
+    cores_per_decision: int = 1
 
     def __post_init__(self) -> None:
         """Refuses a job without seeds."""
@@ -218,6 +221,15 @@ class JobConfig:
         if self.seeds_per_process is not None and self.seeds_per_process < 1:
             raise ValueError(
                 f"seeds_per_process must be >= 1 or null, got {self.seeds_per_process}"
+            )
+        if self.cores_per_decision < 1:
+            raise ValueError(
+                f"cores_per_decision must be >= 1, got {self.cores_per_decision}"
+            )
+        if self.cores_per_decision > 1 and self.seeds_per_process != 1:
+            raise ValueError(
+                "cores_per_decision above 1 needs seeds_per_process: 1, since seeds "
+                f"in lockstep have a core each; got {self.seeds_per_process}"
             )
         if self.seed < 0:
             raise ValueError(f"seed must be >= 0, got {self.seed}")
@@ -366,8 +378,9 @@ def fingerprint(config: ExperimentConfig) -> str:
 def numbers_of(config: ExperimentConfig) -> dict[str, Any]:
     """The part of a configuration that decides its numbers, as plain values."""
     plain = json.loads(json.dumps(dataclasses.asdict(config)))
-    # How many seeds go together changes no seed's numbers.
-    del plain["job"]["seeds_per_process"]
+    # How seeds and decisions share the cores changes no seed's numbers.
+    for name in ("seeds_per_process", "cores_per_decision"):
+        del plain["job"][name]
     return {key: plain[key] for key in plain if key not in _NOT_IN_FINGERPRINT}
 
 

@@ -37,11 +37,7 @@ def run(config: ExperimentConfig) -> int:
     set_up_jax()
     try:
         env = Pendulum.from_config(config.env, config.constraint.speed_threshold)
-        # Where seeds do not fill the cores, the candidates of a decision do.
-        seeds = config.job.seeds_per_process or config.job.num_seeds_per_hparam
-        num_devices = jax.local_device_count() if seeds == 1 else 1
-        agent = build_agent(config, env, num_devices)
-        run_experiment(config, env, agent, LIMIT_INDEX)
+        run_experiment(config, env, build_agent(config, env), LIMIT_INDEX)
     except SafexError as error:
         print(f"safex: {error}", file=sys.stderr)
         return 2
@@ -54,20 +50,19 @@ def run(config: ExperimentConfig) -> int:
     return 0
 
 
-def build_agent(
-    config: ExperimentConfig, env: Pendulum, num_devices: int = 1
-) -> MPCAgent:
+def build_agent(config: ExperimentConfig, env: Pendulum) -> MPCAgent:
     """The agent that a configuration describes.
-
-    Args:
-      config: the whole configuration.
-      env: the system.
-      num_devices: local devices that share out the candidates of a decision.
 
     Raises:
       ConfigError: a list has the wrong number of entries for this system.
     """
     model = config.model
+    num_devices = config.job.cores_per_decision
+    if num_devices > jax.local_device_count():
+        raise ConfigError(
+            f"job.cores_per_decision must not exceed the {jax.local_device_count()} "
+            f"devices of this process, got {num_devices}"
+        )
     if len(model.beta) not in (1, env.obs_dim):
         raise ConfigError(
             f"model.beta needs 1 or {env.obs_dim} entries, got {len(model.beta)}"

@@ -1,5 +1,8 @@
 """Seeds in lockstep against the same seeds alone, and stops in between."""
 
+import dataclasses
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -104,6 +107,31 @@ def test_killed_between_checkpoints_it_ends_with_the_same_numbers(
     assert_same_seeds(alone, tmp_path)
 
 
+@pytest.mark.parametrize("indices", [(0,), (0, 1, 2)])
+def test_every_program_compiles_once(tmp_path, caplog, indices):
+    """Over calls, episodes, resumes and further groups of seeds."""
+    fresh = make_trainer()
+    with jax.log_compiles():
+        fresh.train(runs(tmp_path / "one", indices))
+        newest = tmp_path / "one" / "seed_0" / "checkpoints" / "episode_0002.ckpt"
+        newest.unlink()
+        fresh.train(runs(tmp_path / "one", indices))
+        fresh.train(runs(tmp_path / "other", indices))
+    found = re.findall(r"Finished XLA compilation of jit\((_[a-z]\w+)\)", caplog.text)
+    assert {name: found.count(name) for name in PROGRAMS} == PROGRAMS
+
+
+# The random phase appends another number of rows than an episode.
+PROGRAMS = {
+    "_start": 1,
+    "_begin": 1,
+    "_random_steps": 1,
+    "_planned_steps": 1,
+    "_append": 2,
+    "_learn": 1,
+}
+
+
 def test_what_one_seed_did_before_is_not_done_again(alone, trainer, tmp_path):
     trainer.train(runs(tmp_path, [1]))
     timing = (tmp_path / "seed_1" / "timing.jsonl").read_text()
@@ -139,7 +167,12 @@ def test_a_learning_agent_in_lockstep_matches_the_same_agent_alone(tmp_path):
     )
     learner = make_trainer(agent=agent, env=env, config=config)
     learner.train(runs(tmp_path / "together"))
+    # Alone, the candidates of a decision are shared out instead.
+    shared = dataclasses.replace(agent.optimizer, num_devices=2)
+    agent = dataclasses.replace(agent, optimizer=shared)
+    learner = make_trainer(agent=agent, env=env, config=config)
     learner.train(runs(tmp_path / "alone", [2]))
+    assert learner._programs[Lockstep.of(1)].plan._cache_size() == 1
     template = jax.tree.map(
         lambda leaf: np.zeros(leaf.shape, leaf.dtype),
         jax.eval_shape(learner._init, jax.random.key(0)),

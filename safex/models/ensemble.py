@@ -339,7 +339,12 @@ class Ensemble:
         )
 
     def _nll(
-        self, state: EnsembleState, params: PyTree, x: Array, y: Array, mask: Array
+        self,
+        state: EnsembleState,
+        params: PyTree,
+        x: Array,
+        y: Array,
+        mask: Array | None,
     ) -> Array:
         """Mean Gaussian NLL `[E]` of each member, in normalised units.
 
@@ -348,13 +353,15 @@ class Ensemble:
           params: member parameters, leaves `[E, ...]`.
           x: `[E, B, D+A]` normalised inputs.
           y: `[E, B, D]` normalised targets.
-          mask: `[B]` bool, rows that count.
+          mask: `[B]` bool, rows that count; None is all.
         """
 
         def member_nll(params: PyTree, prior: PyTree, x: Array, y: Array) -> Array:
             mean, std = self._member_moments(params, prior, state.targets, x)
-            log_likelihood = jax.scipy.stats.norm.logpdf(y, mean, std)
-            return -jnp.mean(log_likelihood, where=mask[:, None])
+            # By hand: `norm.logpdf` and its derivative cost a quarter of a fit.
+            z = (y - mean) / std
+            nll = 0.5 * (z * z + jnp.log(2.0 * jnp.pi)) + jnp.log(std)
+            return jnp.mean(nll, where=None if mask is None else mask[:, None])
 
         return jax.vmap(member_nll)(params, state.prior_params, x, y)
 
@@ -374,14 +381,13 @@ class Ensemble:
         tile = partial(jnp.broadcast_to, shape=(E, held_rows.size, x.shape[-1]))
         held_x = tile(x[held_rows])
         held_y = jnp.broadcast_to(y[held_rows], (E, held_rows.size, y.shape[-1]))
-        all_true = jnp.ones(config.batch_size, bool)
 
         def step(carry: Any, draw: Array) -> tuple[Any, Array]:
             params, opt_state = carry
             rows = train_rows[draw]
 
             def loss(params: PyTree) -> Array:
-                nll = self._nll(state, params, x[rows], y[rows], all_true).sum()
+                nll = self._nll(state, params, x[rows], y[rows], None).sum()
                 return nll + config.weight_decay * _prior(params) / num_train
 
             value, grads = jax.value_and_grad(loss)(params)

@@ -1,25 +1,27 @@
 """The H steps in which the last episode came closest to its limit, foretold."""
 
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from safex.training.account import EpisodeRecord
 from safex.training.files import write_atomically
 from safex.training.plots import Forecast
-from safex.types import Agent, PyTree
+from safex.types import Array, PyTree
 
 
 def forecast_episode(
-    agent: Agent, agent_state: PyTree, record: EpisodeRecord, horizon: int
+    band: Callable[..., tuple[Array, Array, Array]],
+    agent_state: PyTree,
+    record: EpisodeRecord,
+    horizon: int,
 ) -> Forecast:
     """Predicts the executed actions from before the closest call on.
 
     Args:
-      agent: the agent.
+      band: the agent's `band`, compiled.
       agent_state: its state before it learned from the episode.
       record: the episode.
       horizon: H.
@@ -29,8 +31,8 @@ def forecast_episode(
     closest = int(np.argmax(record.margin))
     start = int(np.clip(closest - (2 * horizon) // 3, 0, length - horizon))
     window = slice(start, start + horizon)
-    mean, lower, upper = jax.jit(partial(agent.band, agent_state))(
-        jnp.asarray(record.obs[start]), jnp.asarray(record.action[window])
+    mean, lower, upper = band(
+        agent_state, jnp.asarray(record.obs[start]), jnp.asarray(record.action[window])
     )
     return Forecast(
         start,

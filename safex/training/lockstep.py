@@ -5,12 +5,17 @@ seeds one by one: small products stay small and in its cache, and no core waits 
 another within a step. On an accelerator the seeds are one more batch dimension.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from safex.types import PyTree
+
+_BY_SEED = PartitionSpec("seed")
 
 
 class Lockstep(NamedTuple):
@@ -41,6 +46,7 @@ class Lockstep(NamedTuple):
     def over_seeds(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """`function` of one seed, as a function of arrays `[rows, ...]`."""
 
+        @functools.wraps(function)
         def share(*arguments: Any) -> Any:
             if self.batched:
                 return jax.vmap(function)(*arguments)
@@ -48,11 +54,26 @@ class Lockstep(NamedTuple):
 
         if self.num_devices == 1:
             return share
-        mesh = Mesh(np.array(jax.local_devices()[: self.num_devices]), "seed")
-        spec = PartitionSpec("seed")
         return jax.shard_map(
-            share, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False
+            share,
+            mesh=self._mesh,
+            in_specs=_BY_SEED,
+            out_specs=_BY_SEED,
+            check_vma=False,
         )
+
+    def place(self, tree: PyTree) -> PyTree:
+        """Host arrays `[rows, ...]` where the programs leave theirs.
+
+        Programs that find their input elsewhere would compile anew.
+        """
+        if self.num_devices == 1:
+            return tree
+        return jax.device_put(tree, NamedSharding(self._mesh, _BY_SEED))
+
+    @property
+    def _mesh(self) -> Mesh:
+        return Mesh(np.array(jax.local_devices()[: self.num_devices]), "seed")
 
 
 def default_group_size(num_seeds: int) -> int:

@@ -124,6 +124,7 @@ class _Programs(NamedTuple):
     begin: Callable
     explore: Callable
     plan: Callable
+    append: Callable
     learn: Callable
 
 
@@ -158,6 +159,7 @@ class Trainer:
         self.env, self.agent, self.config = env, agent, config
         self.horizon, self.beta, self.limit = horizon, np.asarray(beta), limit
         self.fingerprint, self._warn, self._report = fingerprint, warn, report
+        self._band = jax.jit(agent.band)
         self._programs: dict[Lockstep, _Programs] = {}
         self._planned_before: set[Lockstep] = set()
 
@@ -222,6 +224,7 @@ class Trainer:
         far, state = programs.start(root)
         if last >= 0:
             state = jax.tree.map(lambda *leaves: np.stack(leaves), *states)
+            state = layout.place(state)
         loggers = [
             run.make_loggers(self._steps_before(last + 1) if last >= 0 else None)
             for run in runs
@@ -256,7 +259,8 @@ class Trainer:
                 begin=jax.jit(over(self._begin)),
                 explore=jax.jit(over(self._random_steps), donate_argnums=2),
                 plan=jax.jit(over(self._planned_steps), donate_argnums=2),
-                learn=jax.jit(over(self._learn), donate_argnums=(1, 2)),
+                append=jax.jit(over(_append), donate_argnums=0),
+                learn=jax.jit(over(self._learn), donate_argnums=1),
             )
         return self._programs[layout]
 
@@ -290,14 +294,14 @@ class Trainer:
             )
             if last_episode:
                 forecast = forecast_episode(
-                    self.agent, _row(before, index), record, self.horizon
+                    self._band, _row(before, index), record, self.horizon
                 )
                 save_forecast(run.folder / "forecast.npz", forecast)
 
         start = time.perf_counter()
-        agent, data, fit, beliefs = self._compile(layout).learn(
-            update_key, agent, state.data, batch.transition, far
-        )
+        programs = self._compile(layout)
+        data = programs.append(state.data, batch.transition)
+        agent, fit, beliefs = programs.learn(update_key, agent, data, far)
         fit, beliefs = jax.device_get((fit, beliefs))
         fit_seconds = time.perf_counter() - start
         leaves = dict(enumerate(jax.device_get(jax.tree.leaves(agent))))
@@ -358,6 +362,10 @@ class Trainer:
             (agent, env_state, obs), batch = run_steps(
                 step_key, steps, agent, env_state, obs
             )
+            if layout.num_devices == 1:
+                # A decision shared out over devices would hand its results back on all
+                # of them, and the next call would compile anew for that.
+                agent, env_state, obs = jax.device_get((agent, env_state, obs))
             batch = jax.device_get(batch)
             seconds.append(time.perf_counter() - start)
             batches.append(batch)
@@ -448,11 +456,9 @@ class Trainer:
         key: Array,
         agent: PyTree,
         data: Dataset,
-        new: Transition,
         far: Transition,
-    ) -> tuple[PyTree, Dataset, Metrics, Beliefs]:
-        """Adds an episode to the data, fits, and asks what the model now believes."""
-        data = _append(data, new)
+    ) -> tuple[PyTree, Metrics, Beliefs]:
+        """Fits, and asks what the model now believes."""
         agent, metrics = self.agent.update(key, agent, data)
         belief = jax.vmap(partial(self.agent.predict, agent))
         beliefs = Beliefs(
@@ -460,7 +466,7 @@ class Trainer:
             belief(data.transitions.obs, data.transitions.action),
             belief(far.obs, far.action),
         )
-        return agent, data, metrics, beliefs
+        return agent, metrics, beliefs
 
     def _random_steps(
         self, key: Array, steps: Array, agent: PyTree, env_state: Any, obs: Array
