@@ -3,15 +3,12 @@
 python benchmarks/pendulum_study.py run     # about an hour on 2 cores, can be resumed
 python benchmarks/pendulum_study.py report  # tables and figures from what is there
 
-Each group is one call of the launcher, one core each, two at a time. A killed study
-goes on where it was when started again. The seeds are not those of the launcher's
+Each group is one call of the launcher, a core for each seed. A killed study goes on where it was when started again. The seeds are not those of the launcher's
 default job, on which the settings were found.
 """
 
 import argparse
-import concurrent.futures
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -42,7 +39,7 @@ def folder_of(out: Path, task: str, method: str) -> Path:
 
 
 def run_group(arguments: argparse.Namespace, task: str, method: str) -> str:
-    """Runs one group in a process of its own, on one core; returns a line about it."""
+    """Runs one group in a process of its own; returns a line about it."""
     folder = folder_of(arguments.out, task, method)
     if (folder / "summary.json").exists():
         return f"{task}, {method}: there already"
@@ -59,14 +56,11 @@ def run_group(arguments: argparse.Namespace, task: str, method: str) -> str:
         "render=false",
         f"results_dir={folder}",
     ]
-    # One thread a group: two groups side by side waste less than one on two cores.
-    flags = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
-    environment = os.environ | {"XLA_FLAGS": flags, "OMP_NUM_THREADS": "1"}
     folder.mkdir(parents=True, exist_ok=True)
     log = folder.with_suffix(".log")
     with log.open("a") as file:
         code = subprocess.run(
-            command, stdout=file, stderr=file, env=environment, check=False, cwd=ROOT
+            command, stdout=file, stderr=file, check=False, cwd=ROOT
         ).returncode
     return f"{task}, {method}: " + ("done" if code == 0 else f"failed, see {log}")
 
@@ -115,14 +109,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1, help="the seeds come from it")
     parser.add_argument("--seeds", type=int, default=5, help="how many a group")
     parser.add_argument("--episodes", type=int, default=12)
-    parser.add_argument("--jobs", type=int, default=2)
     arguments = parser.parse_args()
     if arguments.what == "run":
-        groups = [(task, method) for method in METHODS for task in TASKS]
-        with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
-            futures = [pool.submit(run_group, arguments, *group) for group in groups]
-            for future in concurrent.futures.as_completed(futures):
-                print(future.result(), flush=True)
+        for method in METHODS:
+            for task in TASKS:
+                print(run_group(arguments, task, method), flush=True)
     report(arguments.out)
 
 
