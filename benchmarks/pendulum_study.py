@@ -3,8 +3,9 @@
 python benchmarks/pendulum_study.py run     # about an hour on 2 cores, can be resumed
 python benchmarks/pendulum_study.py report  # tables and figures from what is there
 
-Each group is one call of the launcher, a core for each seed. A killed study goes on where it was when started again. The seeds are not those of the launcher's
-default job, on which the settings were found.
+Each group is one call of the launcher, a core for each seed. A killed study goes on
+where it was when started again. The seeds are not those of the launcher's default job,
+on which the settings were found.
 """
 
 import argparse

@@ -66,6 +66,58 @@ class PendulumConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class CartpoleConfig:
+    """Task and physics of the cart-pole, as written in the YAML.
+
+    Attributes:
+      sparse: reward only near upright and at the centre.
+      max_steps: time limit of an episode [steps].
+      dt: control step [s].
+      substeps: integration steps in a control step.
+      gravity: gravitational acceleration [m/s^2].
+      cart_mass: [kg].
+      pole_mass: of a uniform rod [kg].
+      pole_length: [m].
+      max_force: force at action 1 [N].
+      rail: half-length of the track, where the cart stops dead [m].
+      process_noise_std: std of the Gaussian disturbance of both speeds per control
+        step [m/s and rad/s].
+      observation_noise_std: std of the Gaussian noise on each observation.
+    """
+
+    sparse: bool = False
+    max_steps: int = 200
+    dt: float = 0.05
+    substeps: int = 5
+    gravity: float = 9.81
+    cart_mass: float = 1.0
+    pole_mass: float = 0.1
+    pole_length: float = 1.0
+    max_force: float = 10.0
+    rail: float = 1.8
+    process_noise_std: float = 0.0
+    observation_noise_std: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuses values no cart-pole can have.
+
+        Raises:
+          ValueError: names the field, its value and what would be right.
+        """
+        for name in ("dt", "cart_mass", "pole_mass", "pole_length", "max_force"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
+        if not self.rail > 0:
+            raise ValueError(f"rail must be > 0, got {self.rail}")
+        for name in ("process_noise_std", "observation_noise_std", "gravity"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
+        for name in ("max_steps", "substeps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
+
+
+@dataclasses.dataclass(frozen=True)
 class EnsembleConfig:
     """Architecture and training of an ensemble.
 
