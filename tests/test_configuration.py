@@ -17,8 +17,12 @@ from experiments.configuration import (
 )
 from experiments.overrides import check_overrides, quote_choices
 from experiments.pendulum import build_agent
+from safex import config as config_module
+from safex import rollout
 from safex.envs.pendulum import Pendulum
 from safex.errors import ConfigError
+from safex.models import ensemble
+from safex.optimizers import constraint
 from safex.optimizers.cem import CEM
 from safex.optimizers.constraint import FeasibleFirst, Penalty, Unconstrained
 from safex.optimizers.icem import ICEM
@@ -100,6 +104,10 @@ def test_overrides_reach_the_dataclasses():
         ("wandb.mode=on", ["wandb.mode", "offline"]),
         ("constraint.barrierfn=log", ["constraint.barrierfn", "huber"]),
         ("job.num_seeds_per_hparam=0", ["job.num_seeds_per_hparam", "[1, 1000]"]),
+        ("job.seeds_per_process=0", ["job.seeds_per_process", ">= 1 or null"]),
+        ("job.cores_per_decision=0", ["job.cores_per_decision", ">= 1"]),
+        ("job.cores_per_decision=2", ["cores_per_decision", "seeds_per_process: 1"]),
+        ("model.plan_dtype=float16", ["model.plan_dtype", "bfloat16"]),
         ("minmax.pes_schedule.kind=cosine", ["minmax.pes_schedule.kind", "sigmoid"]),
         ("+model.typo=1", ["unknown key model.typo"]),
         ("+env.max_sped=1", ["unknown key env.max_sped", "did you mean max_speed"]),
@@ -122,6 +130,22 @@ def test_a_beta_of_the_wrong_length():
     config = read("model.beta=[1,2]")
     with pytest.raises(ConfigError, match="beta needs 1 or 3 entries, got 2"):
         build_agent(config, Pendulum.from_config())
+
+
+def test_decisions_share_out_the_cores_there_are():
+    env = Pendulum.from_config()
+    alone = "job.seeds_per_process=1"
+    config = read(alone, "job.cores_per_decision=2")
+    assert build_agent(config, env).optimizer.num_devices == 2
+    config = read(alone, "job.cores_per_decision=3")
+    with pytest.raises(ConfigError, match="must not exceed the 2 devices"):
+        build_agent(config, env)
+
+
+def test_the_choices_are_those_that_the_code_offers():
+    assert tuple(ensemble.ACTIVATIONS) == config_module.ACTIVATIONS
+    assert tuple(constraint.PENALTIES) == config_module.PENALTIES
+    assert tuple(rollout.SAMPLING_MODES) == config_module.SAMPLING_MODES
 
 
 def test_a_missing_section_names_it():
@@ -171,6 +195,9 @@ def test_only_what_decides_numbers_is_in_the_fingerprint():
     assert fingerprint(base) == fingerprint(read("wandb.mode=disabled", "render=false"))
     assert fingerprint(base) != fingerprint(read("model.lr_rate=1e-4"))
     assert fingerprint(base) != fingerprint(read("job.seed=1"))
+    assert fingerprint(base) == fingerprint(
+        read("job.seeds_per_process=1", "job.cores_per_decision=2")
+    )
 
 
 def test_differences_name_keys_and_both_values():
