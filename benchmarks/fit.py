@@ -70,6 +70,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10)
     arguments = parser.parse_args()
     set_up_jax()
+    # What is compiled here is said to be.
+    jax.config.update("jax_enable_compilation_cache", False)
     peak = matmul_peak()
     print(f"{describe_machine()}; matrix-product peak {peak:.0f} GFLOP/s")
     calls = {

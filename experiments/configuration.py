@@ -378,7 +378,7 @@ def fingerprint(config: ExperimentConfig) -> str:
 def numbers_of(config: ExperimentConfig) -> dict[str, Any]:
     """The part of a configuration that decides its numbers, as plain values."""
     plain = json.loads(json.dumps(dataclasses.asdict(config)))
-    # How seeds and decisions share the cores changes no seed's numbers.
+    # How the cores are shared changes a seed's numbers by rounding alone.
     for name in ("seeds_per_process", "cores_per_decision"):
         del plain["job"][name]
     return {key: plain[key] for key in plain if key not in _NOT_IN_FINGERPRINT}

@@ -39,7 +39,7 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    # `--help` and its like name no key.
+    # `--help` alone names no key.
     if sys.argv[1:] != ["--help"]:
         problem = check_overrides(CONFIG_DIR, CONFIG_NAME, sys.argv[1:])
         if problem:

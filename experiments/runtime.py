@@ -14,9 +14,11 @@ _MIN_COMPILE_SECONDS = 0.1
 def set_up_jax() -> None:
     """Makes each core a device and turns the compilation cache on.
 
-    Call it before anything is computed.
+    Call it before anything is computed. `JAX_NUM_CPU_DEVICES` decides if it is set: a
+    limit that is not an affinity, as a container's, cannot be seen from here.
     """
-    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    chosen = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if not chosen and "JAX_NUM_CPU_DEVICES" not in os.environ:
         jax.config.update("jax_num_cpu_devices", _num_cores())
     _use_compilation_cache()
 
@@ -36,10 +38,10 @@ def _use_compilation_cache() -> None:
     that cannot be written costs a recompilation, never a run.
     """
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        folder = cache_folder()
         try:
+            folder = cache_folder()
             folder.mkdir(parents=True, exist_ok=True)
-        except OSError:
+        except (OSError, RuntimeError):  # the latter where there is no home
             return
         if not os.access(folder, os.W_OK):
             return

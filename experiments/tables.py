@@ -9,10 +9,11 @@ from rich.table import Table
 def summary_table(summary: Mapping[str, Any]) -> Table:
     """One row a seed, then mean and worst; violations first."""
     limit = summary["limit"]
+    seconds = summary["seconds_per_decision"]
+    pace = "" if seconds is None else f", {1000 * seconds:.0f} ms a decision"
     table = Table(
         title=f"{summary['method']} with {summary['model']} model on "
-        f"{summary['env']}, {summary['episodes']} episodes, "
-        f"{1000 * summary['seconds_per_decision']:.0f} ms a decision"
+        f"{summary['env']}, {summary['episodes']} episodes{pace}"
     )
     table.add_column("seed", justify="right")
     for name in (

@@ -67,7 +67,7 @@ class PendulumConfig:
 
 @dataclasses.dataclass(frozen=True)
 class CartpoleConfig:
-    """Task and physics of the cart-pole, as written in the YAML.
+    """Task and physics of the cart-pole.
 
     Attributes:
       sparse: reward only near upright and at the centre.
@@ -143,7 +143,8 @@ class EnsembleConfig:
       return_best_model: keep the parameters of the best held-out likelihood instead of
         the last ones.
       plan_dtype: `float32`, or `bfloat16` for the products and activations of the
-        hidden layers while planning; all else stays in float32.
+        hidden layers in every prediction, calibration and coverage included; training
+        stays in float32.
       prior_scale: scale of a fixed random function added to each member, in units of
         the std of the targets (randomised priors, Osband et al. 2018,
         arXiv 1806.03335). It keeps members apart where there is no data; 0 is off.

@@ -1,6 +1,7 @@
 """Seeds in lockstep against the same seeds alone, and stops in between."""
 
 import dataclasses
+import json
 import re
 
 import jax
@@ -50,6 +51,13 @@ def test_layouts():
     assert Lockstep.of(1) == (1, 1, 1, False)
     assert Lockstep.of(2) == (2, 1, 2, False)
     assert Lockstep.of(3) == (2, 2, 4, False)
+
+
+def test_no_device_has_nothing_but_padding(monkeypatch):
+    four = jax.local_devices() * 2
+    monkeypatch.setattr(jax, "local_devices", lambda: four)
+    assert Lockstep.of(5) == (3, 2, 6, False)
+    assert Lockstep.of(4) == (4, 1, 4, False)
 
 
 @pytest.mark.parametrize(
@@ -105,6 +113,62 @@ def test_killed_between_checkpoints_it_ends_with_the_same_numbers(
         trainer.train(runs(tmp_path))
     trainer.train(runs(tmp_path))
     assert_same_seeds(alone, tmp_path)
+
+
+def test_a_checkpoint_never_outlives_its_lines(alone, trainer, tmp_path, monkeypatch):
+    """Killed twice in a row, then each seed alone: no episode may lack its lines."""
+    from safex.training import loop
+
+    original = loop.save_checkpoint
+
+    def killed_after(number):
+        calls = []
+
+        def dying(*args, **kwargs):
+            if len(calls) == number:
+                raise Killed
+            calls.append(None)
+            original(*args, **kwargs)
+
+        return dying
+
+    # The first time seed 0 alone reaches the end, the second time nobody does.
+    for number in (7, 0):
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr("safex.training.loop.save_checkpoint", killed_after(number))
+            trainer.train(runs(tmp_path))
+    for index in range(3):
+        trainer.train(runs(tmp_path, [index]))
+        lines = (tmp_path / f"seed_{index}" / "timing.jsonl").read_text().splitlines()
+        assert [json.loads(line)["episode"] for line in lines] == [0, 1, 2]
+    assert_same_seeds(alone, tmp_path)
+
+
+def test_a_good_checkpoint_is_used_though_an_older_one_is_damaged(
+    alone, trainer, tmp_path
+):
+    trainer.train(runs(tmp_path))
+    for seed, episodes in ((0, [2]), (1, [1, 2]), (2, [2])):
+        for episode in episodes:
+            folder = tmp_path / f"seed_{seed}" / "checkpoints"
+            (folder / f"episode_{episode:04d}.ckpt").unlink()
+    for name in ("0000", "0001"):
+        damaged = tmp_path / "seed_2" / "checkpoints" / f"episode_{name}.ckpt"
+        damaged.write_bytes(damaged.read_bytes()[: 400 if name == "0000" else None])
+    trainer.train(runs(tmp_path))
+    assert_same_seeds(alone, tmp_path)
+
+
+def test_seeds_in_one_batch_are_the_seeds_alone(alone, tmp_path, monkeypatch):
+    """The accelerator's layout, on a CPU."""
+    monkeypatch.setattr(Lockstep, "of", lambda count: Lockstep(1, 1, count, True))
+    make_trainer().train(runs(tmp_path))
+    for i in range(3):
+        for episode in range(3):
+            name = f"seed_{i}/episodes/episode_00{episode}.npz"
+            one, other = load_record(alone / name), load_record(tmp_path / name)
+            np.testing.assert_allclose(one.obs, other.obs, rtol=1e-3, atol=1e-4)
+            np.testing.assert_array_equal(one.feasible, other.feasible)
 
 
 @pytest.mark.parametrize("indices", [(0,), (0, 1, 2)])

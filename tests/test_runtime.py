@@ -44,6 +44,8 @@ def test_the_cache_is_on_and_damage_to_it_changes_nothing(tmp_path):
     assert entries
     again = python(PROGRAM, XDG_CACHE_HOME=tmp_path, **every)
     assert again.stdout.split() == [folder, number]
+    # Everything was found: nothing was written beside it.
+    assert set(Path(folder).glob("*-cache")) == set(entries)
     for entry in entries:
         entry.write_bytes(entry.read_bytes()[:50])
     damaged = python(PROGRAM, XDG_CACHE_HOME=tmp_path, **every)

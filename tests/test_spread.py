@@ -37,6 +37,11 @@ def test_rows_come_back_in_order_and_without_padding(rows):
     assert_close(got, jax.tree.map(jnp.float32, expected))
 
 
+def test_more_devices_than_there_are_is_refused():
+    with pytest.raises(ValueError, match="must not exceed the 2 devices"):
+        mapped(lambda x: x, 3)
+
+
 SEARCHES = {
     "cem": (CEM, CEMConfig(horizon=4, num_iter=3, num_samples=21, num_elites=5)),
     "icem": (ICEM, ICEMConfig(horizon=4, num_iter=3, num_samples=21, num_elites=5)),

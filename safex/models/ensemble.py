@@ -275,7 +275,8 @@ class Ensemble:
         state = state._replace(params=params)
 
         rows, mask = _first_rows(split.calibrate, self.config.eval_batch_size)
-        prediction = jax.vmap(partial(self._moments, state))(obs[rows], action[rows])
+        moments = partial(self._moments, state, dtype=self.config.plan_dtype)
+        prediction = jax.vmap(moments)(obs[rows], action[rows])
         error = next_obs[rows] - prediction.mean
         held_out = fit_scale(self.calibration, error, prediction, mask)
         scale = jnp.maximum(held_out, surprise)
@@ -444,7 +445,8 @@ class Ensemble:
         fresh = (row >= state.size_seen) & (row < data.size)
         rows, mask = _first_rows(fresh, self.config.eval_batch_size)
         obs, action = data.transitions.obs[rows], data.transitions.action[rows]
-        prediction = jax.vmap(partial(self._moments, state))(obs, action)
+        moments = partial(self._moments, state, dtype=self.config.plan_dtype)
+        prediction = jax.vmap(moments)(obs, action)
         error = data.transitions.next_obs[rows] - prediction.mean
         scale = fit_scale(self.calibration, error, prediction, mask)
         # Before the first fit there is no model to be surprised.

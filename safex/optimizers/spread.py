@@ -22,9 +22,17 @@ def mapped(function: Callable[..., Any], num_devices: int) -> Callable[..., PyTr
       function: of one row, returns a pytree of scalars.
       num_devices: local devices that take part; 1 is plain `vmap`, and all that is
         possible inside a program that is itself spread over devices.
+
+    Raises:
+      ValueError: this process has fewer devices.
     """
     if num_devices == 1:
         return jax.vmap(function)
+    if num_devices > jax.local_device_count():
+        raise ValueError(
+            f"num_devices must not exceed the {jax.local_device_count()} devices of "
+            f"this process, got {num_devices}"
+        )
     mesh = Mesh(np.array(jax.local_devices()[:num_devices]), "candidate")
 
     def spread(*arguments: Array) -> PyTree:

@@ -84,6 +84,13 @@ def load_checkpoint(
     return None
 
 
+def forget_checkpoints(folder: Path, last: int) -> None:
+    """Removes every checkpoint of an episode after `last`."""
+    for path in _newest_first(folder):
+        if _episode(path) > last:
+            path.unlink()
+
+
 def _read(path: Path, template: PyTree, fingerprint: str) -> tuple[PyTree, int]:
     try:
         line, _, payload = path.read_bytes().partition(b"\n")

@@ -38,9 +38,10 @@ class Lockstep(NamedTuple):
     def of(cls, num_seeds: int) -> "Lockstep":
         """The layout on the devices of this process."""
         devices = jax.local_devices()
-        num_devices = min(num_seeds, len(devices))
-        share = -(-num_seeds // num_devices)
         batched = devices[0].platform != "cpu"
+        share = -(-num_seeds // min(num_seeds, len(devices)))
+        # No device that would have nothing but padding.
+        num_devices = -(-num_seeds // share)
         return cls(num_devices, 1 if batched else share, share * num_devices, batched)
 
     def over_seeds(self, function: Callable[..., Any]) -> Callable[..., Any]:

@@ -5,6 +5,7 @@ function of the seed and the episode, so a checkpoint after each episode is all 
 exact resume needs.
 """
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -16,11 +17,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from safex.config import TrainConfig
-from safex.errors import NonFiniteError
+from safex.errors import CheckpointError, NonFiniteError
 from safex.models.calibration import Coverage, coverage
 from safex.training import account as accounts
 from safex.training.account import EpisodeAccount, EpisodeRecord
-from safex.training.checkpoint import load_checkpoint, save_checkpoint
+from safex.training.checkpoint import (
+    forget_checkpoints,
+    load_checkpoint,
+    save_checkpoint,
+)
 from safex.training.forecast import forecast_episode, save_forecast
 from safex.training.lockstep import Lockstep
 from safex.training.loggers import Logger, Value
@@ -84,15 +89,11 @@ class RunState(NamedTuple):
       agent: the agent's state.
       data: all experience.
       violating_steps: `[]` int32, so far.
-      inside: `[levels]` int32, prequential errors inside each band so far.
-      total: `[]` int32, prequential errors so far.
     """
 
     agent: PyTree
     data: Dataset
     violating_steps: Array
-    inside: Array
-    total: Array
 
 
 class Beliefs(NamedTuple):
@@ -168,7 +169,8 @@ class Trainer:
 
         Raises:
           NonFiniteError: NaN or inf in observations, predictions, losses or parameters;
-            says where. All that was finished before is on disk.
+            says where. All that was finished before is on disk. It ends the whole
+            group; the other seeds can go on in groups of one.
           CheckpointError: there are checkpoints, but none can be used.
         """
         for part, states, last in self._resume(runs):
@@ -186,9 +188,10 @@ class Trainer:
         if max(last for _, last in found) == first + 1:
             # Stopped between the checkpoints of one episode: all go one back, so that
             # they stay together.
-            back = [self._load(run, first) for run in runs]
-            if all(last == first for _, last in back):
-                found = back
+            with contextlib.suppress(CheckpointError):
+                back = [self._load(run, first) for run in runs]
+                if all(last == first for _, last in back):
+                    found = back
         for last in sorted({last for _, last in found}):
             part = [
                 (run, state)
@@ -304,12 +307,11 @@ class Trainer:
         agent, fit, beliefs = programs.learn(update_key, agent, data, far)
         fit, beliefs = jax.device_get((fit, beliefs))
         fit_seconds = time.perf_counter() - start
-        leaves = dict(enumerate(jax.device_get(jax.tree.leaves(agent))))
+        paths = jax.tree_util.tree_leaves_with_path(jax.device_get(agent))
+        leaves = {jax.tree_util.keystr(path): leaf for path, leaf in paths}
         far = jax.device_get(far)
         metrics = []
-        grown = [
-            np.array(x) for x in (state.violating_steps, state.inside, state.total)
-        ]
+        violating_steps = np.array(state.violating_steps)
         rows = jax.device_get(data.transitions.next_obs)
         for index, (run, entry) in enumerate(zip(runs, entries, strict=True)):
             timing = {
@@ -325,16 +327,14 @@ class Trainer:
             where = f"the fit after episode {episode} (seed {run.seed_index})"
             _check_finite(_row(fit, index), where)
             _check_finite(_row(leaves, index), f"parameters, {where}")
-            grown[0][index] += entry.violating_steps
-            grown[1][index] += entry.prequential.inside.astype(np.int32)
-            grown[2][index] += entry.prequential.total
+            violating_steps[index] += entry.violating_steps
             counts = {
                 "prequential": entry.prequential,
                 **self._coverage(_row((beliefs, rows, far.next_obs), index)),
             }
-            total = int(grown[0][index])
+            total = int(violating_steps[index])
             metrics.append(_metrics(entry, _row(fit, index), counts, episode, total))
-        return RunState(agent, data, *map(jnp.asarray, grown)), metrics
+        return RunState(agent, data, jnp.asarray(violating_steps)), metrics
 
     def _collect(
         self,
@@ -362,9 +362,9 @@ class Trainer:
             (agent, env_state, obs), batch = run_steps(
                 step_key, steps, agent, env_state, obs
             )
-            if layout.num_devices == 1:
-                # A decision shared out over devices would hand its results back on all
-                # of them, and the next call would compile anew for that.
+            if len(obs.devices()) > layout.num_devices:
+                # A decision shared out over devices hands its results back on all of
+                # them, and the next call would compile anew for that.
                 agent, env_state, obs = jax.device_get((agent, env_state, obs))
             batch = jax.device_get(batch)
             seconds.append(time.perf_counter() - start)
@@ -437,8 +437,6 @@ class Trainer:
                 jnp.zeros((), jnp.int32),
             ),
             violating_steps=jnp.zeros((), jnp.int32),
-            inside=jnp.zeros(3, jnp.int32),
-            total=jnp.zeros((), jnp.int32),
         )
 
     def _begin(
@@ -562,8 +560,13 @@ class Trainer:
         return [float(total) for total in window.sum(1)]
 
     def _forget_after(self, folder: Path, last: int) -> None:
-        """Drops lines of episodes that will be run again, torn lines among them."""
+        """Drops what is there of episodes that will be run again.
+
+        Their checkpoints first: one that outlived its lines would claim work that is
+        no longer on disk.
+        """
         folder.mkdir(parents=True, exist_ok=True)
+        forget_checkpoints(folder / "checkpoints", last)
         for name in ("violations.jsonl", "timing.jsonl"):
             accounts.truncate_jsonl(folder / name, last)
 

@@ -84,9 +84,7 @@ def summarise_run(
         "random_steps": info.random_steps,
         "revision": info.revision,
         "seconds": sum(seconds for seconds, _ in timings),
-        "seconds_per_decision": float(
-            np.median(np.concatenate([decisions for _, decisions in timings]))
-        ),
+        "seconds_per_decision": _median([d for _, group in timings for d in group]),
         "limit": {
             "name": info.limit_name,
             "value": info.limit,
@@ -220,12 +218,18 @@ def _summarise_known(values: Sequence[float | None]) -> dict[str, float | None] 
     return summarise(known) if len(known) == len(values) else None
 
 
-def _timings(folder: Path) -> tuple[float, np.ndarray]:
+def _median(values: Sequence[float]) -> float | None:
+    """None where nothing was measured: the only call of a short run compiles."""
+    return float(np.median(values)) if values else None
+
+
+def _timings(folder: Path) -> tuple[float, list[float]]:
     """A seed's share of all seconds, and the seconds of each planned decision.
 
     The first compiled call of a process is left out of the decisions.
     """
-    total, decisions = 0.0, []
+    total = 0.0
+    decisions: list[float] = []
     for line in (folder / "timing.jsonl").read_text().splitlines():
         entry = json.loads(line)
         seconds = sum(entry["call_seconds"]) + entry["fit_seconds"]
@@ -234,7 +238,7 @@ def _timings(folder: Path) -> tuple[float, np.ndarray]:
             steps_in_turn = entry["steps_per_call"] * entry["in_turn"]
             calls = np.asarray(entry["call_seconds"]) / steps_in_turn
             decisions += calls[1 if entry["compiles"] else 0 :].tolist()
-    return total, np.asarray(decisions)
+    return total, decisions
 
 
 def _mean_coverage(summary: Mapping[str, Any]) -> dict[str, list[float]]:
