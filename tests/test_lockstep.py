@@ -119,23 +119,21 @@ def test_a_checkpoint_never_outlives_its_lines(alone, trainer, tmp_path, monkeyp
     """Killed twice in a row, then each seed alone: no episode may lack its lines."""
     from safex.training import loop
 
-    original = loop.save_checkpoint
+    original, calls = loop.save_checkpoint, []
 
-    def killed_after(number):
-        calls = []
+    def dying(*args, **kwargs):
+        # After seed 0 alone has reached the end.
+        if len(calls) == 7:
+            raise Killed
+        calls.append(None)
+        original(*args, **kwargs)
 
-        def dying(*args, **kwargs):
-            if len(calls) == number:
-                raise Killed
-            calls.append(None)
-            original(*args, **kwargs)
+    def dead(*args, **kwargs):
+        raise Killed
 
-        return dying
-
-    # The first time seed 0 alone reaches the end, the second time nobody does.
-    for number in (7, 0):
+    for name, function in (("save_checkpoint", dying), ("Trainer._collect", dead)):
         with monkeypatch.context() as patch, pytest.raises(Killed):
-            patch.setattr("safex.training.loop.save_checkpoint", killed_after(number))
+            patch.setattr(f"safex.training.loop.{name}", function)
             trainer.train(runs(tmp_path))
     for index in range(3):
         trainer.train(runs(tmp_path, [index]))
