@@ -1,5 +1,7 @@
 """The cart-pole against SciPy, energy, the Control Suite's constants, and itself."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +16,9 @@ from tests.helpers import assert_close
 KEY = jax.random.key(0)
 ENV = Cartpole.from_config()
 LONG = Cartpole.from_config(CartpoleConfig(rail=1e3))
-step = jax.jit(lambda env, state, action: env.step(KEY, state, action))
+# Compiling takes far longer than running here: skip the optimisation.
+jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+step = jit(lambda env, state, action: env.step(KEY, state, action))
 
 
 def lagrange(z, force, p):
@@ -73,7 +77,7 @@ def test_prediction_is_the_simulator():
     state = ENV.state_at(0.2, -1.0, 2.0, 3.0)
     action = jnp.array([0.5])
     assert_close(
-        ENV.dynamics(ENV.observe(state), action),
+        jit(ENV.dynamics)(ENV.observe(state), action),
         step(ENV, state, action).obs,
         rtol=1e-4,
         atol=1e-5,
@@ -119,15 +123,15 @@ def test_noise_time_limit_and_contract():
         CartpoleConfig(process_noise_std=0.1, max_steps=3), slider_limit=0.25
     )
     keys = jax.random.split(KEY, 2000)
-    state, _ = noisy.reset(KEY)
-    ends = jax.vmap(lambda key: noisy.step(key, state, jnp.zeros(1)).obs)(keys)
+    state, _ = jit(noisy.reset)(KEY)
+    ends = jit(jax.vmap(lambda key: noisy.step(key, state, jnp.zeros(1)).obs))(keys)
     assert_close(ends.std(0), noisy.noise_std, rtol=0.1, atol=2e-3)
     for t in range(3):
         result = step(noisy, state, jnp.zeros(1))
         state = result.state
         assert bool(result.truncated) == (t == 2)
         assert not result.terminated
-    far = jax.vmap(noisy.far_state)(keys)
+    far = jit(jax.vmap(noisy.far_state))(keys)
     assert 0.25 <= float(jnp.abs(far.x).min()) <= float(jnp.abs(far.x).max()) <= 1.8
 
 

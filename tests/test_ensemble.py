@@ -466,11 +466,11 @@ def test_bfloat16_plans_by_nearly_the_same_predictions():
         )
         for dtype in ("float32", "bfloat16")
     ]
-    state = models[0].init(jax.random.key(0))
+    state = jit(models[0].init)(jax.random.key(0))
     assert {leaf.dtype.name for leaf in jax.tree.leaves(state.params)} == {"float32"}
     obs = jax.random.normal(jax.random.key(1), (3, 20, 3))
     action = jnp.ones(1)
-    one, other = (model.members(state, obs, action) for model in models)
+    one, other = (jit(model.members)(state, obs, action) for model in models)
     assert other.mean.dtype == jnp.float32
     assert_close(one.mean, other.mean, atol=0.03)
     assert_close(one.aleatoric_std, other.aleatoric_std, atol=0.03)
@@ -484,11 +484,17 @@ def test_members_and_selected_members_are_the_members():
     state = model.init(jax.random.key(0))
     obs = jax.random.normal(jax.random.key(1), (4, 5, 2))
     action = jnp.array([0.3])
-    every = model.members(state, obs, action)
+    every = jit(model.members)(state, obs, action)
+    member = jit(model.member)
     for e in range(4):
         for s in range(5):
-            one = model.member(state, obs[e, s], action, e)
+            one = member(state, obs[e, s], action, e)
             assert_close([leaf[e, s] for leaf in every], list(one), atol=1e-6)
-    chosen = model.members(model.select(state, jnp.array([2, 0])), obs[:2], action)
-    assert_close(chosen.mean[0, 0], model.member(state, obs[0, 0], action, 2).mean)
-    assert_close(chosen.mean[1, 3], model.member(state, obs[1, 3], action, 0).mean)
+    select = jit(lambda s, i, o, a: model.members(model.select(s, i), o, a))
+    chosen = select(state, jnp.array([2, 0]), obs[:2], action)
+    one, other = (
+        member(state, obs[0, 0], action, 2),
+        member(state, obs[1, 3], action, 0),
+    )
+    assert_close(chosen.mean[0, 0], one.mean, atol=1e-6)
+    assert_close(chosen.mean[1, 3], other.mean, atol=1e-6)

@@ -81,9 +81,11 @@ def test_three_seeds_together_are_the_three_seeds_alone(alone, trainer, tmp_path
     assert_same_seeds(alone, tmp_path)
 
 
-def test_each_is_told_apart_in_the_progress(tmp_path):
+def test_each_is_told_apart_in_the_progress(trainer, tmp_path, monkeypatch):
     seen = []
-    make_trainer(report=seen.append).train(runs(tmp_path))
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "_report", seen.append)
+        trainer.train(runs(tmp_path))
     assert {p.seed_index for p in seen} == {0, 1, 2}
     for i in range(3):
         last = [p for p in seen if p.seed_index == i][-1]
@@ -169,16 +171,15 @@ def test_seeds_in_one_batch_are_the_seeds_alone(alone, tmp_path, monkeypatch):
             np.testing.assert_array_equal(one.feasible, other.feasible)
 
 
-@pytest.mark.parametrize("indices", [(0,), (0, 1, 2)])
-def test_every_program_compiles_once(tmp_path, caplog, indices):
+def test_every_program_compiles_once(tmp_path, caplog):
     """Over calls, episodes, resumes and further groups of seeds."""
     fresh = make_trainer()
     with jax.log_compiles():
-        fresh.train(runs(tmp_path / "one", indices))
+        fresh.train(runs(tmp_path / "one"))
         newest = tmp_path / "one" / "seed_0" / "checkpoints" / "episode_0002.ckpt"
         newest.unlink()
-        fresh.train(runs(tmp_path / "one", indices))
-        fresh.train(runs(tmp_path / "other", indices))
+        fresh.train(runs(tmp_path / "one"))
+        fresh.train(runs(tmp_path / "other"))
     found = re.findall(r"Finished XLA compilation of jit\((_[a-z]\w+)\)", caplog.text)
     assert {name: found.count(name) for name in PROGRAMS} == PROGRAMS
 
@@ -202,6 +203,7 @@ def test_what_one_seed_did_before_is_not_done_again(alone, trainer, tmp_path):
     assert_same_seeds(alone, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_learning_agent_in_lockstep_matches_the_same_agent_alone(tmp_path):
     """Fits and plans for real; rounding may differ, and grows with every step."""
     env = Pendulum.from_config()

@@ -1,5 +1,7 @@
 """Candidates shared out over devices against plain vmap; whole searches as well."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,6 +44,9 @@ def test_more_devices_than_there_are_is_refused():
         mapped(lambda x: x, 3)
 
 
+# Compiling takes far longer than running here: skip the optimisation.
+jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
 SEARCHES = {
     "cem": (CEM, CEMConfig(horizon=4, num_iter=3, num_samples=21, num_elites=5)),
     "icem": (ICEM, ICEMConfig(horizon=4, num_iter=3, num_samples=21, num_elites=5)),
@@ -54,7 +59,7 @@ def test_a_search_finds_the_same_on_two_devices(name):
     plans = []
     for devices in (1, 2):
         search = cls(2, config, FeasibleFirst(), devices)
-        run = jax.jit(
+        run = jit(
             lambda key, search=search: search.optimize(key, search.init(key), score)
         )
         plans.append(run(jax.random.key(1))[1])
@@ -74,7 +79,7 @@ def test_the_game_is_played_the_same_on_two_devices():
     plans = []
     for devices in (1, 2):
         search = MinMax(2, 3, config, FeasibleFirst(), devices)
-        run = jax.jit(
+        run = jit(
             lambda key, search=search: search.optimize(
                 key, search.init(key), Game(score, attacked)
             )
