@@ -18,8 +18,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -44,6 +42,7 @@ from safex.models.ensemble import probabilistic_ensemble
 from safex.optimizers.cem import CEM
 from safex.optimizers.constraint import FeasibleFirst, Unconstrained
 from safex.optimizers.minmax import MinMax
+from safex.optimizers.spread import replicate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,11 +113,9 @@ def minmax_agent(num_devices: int) -> MPCAgent:
 def decisions(agent: MPCAgent) -> Callable[[], Timing]:
     """A call that makes one decision and goes on from its warm start."""
     act = jax.jit(agent.act)
-    # Where a decision leaves its state, so that the second one does not compile anew.
-    mesh = Mesh(np.array(jax.local_devices()[: agent.optimizer.num_devices]), "all")
-    state, obs = jax.device_put(
-        (agent.init(jax.random.key(0)), jnp.full(agent.env.obs_dim, 0.1)),
-        NamedSharding(mesh, PartitionSpec()),
+    state, obs = replicate(
+        (jax.jit(agent.init)(jax.random.key(0)), jnp.full(agent.env.obs_dim, 0.1)),
+        agent.optimizer.num_devices,
     )
     carry: dict[str, Any] = {"state": state, "count": 0}
 

@@ -27,7 +27,7 @@ from experiments.runtime import set_up_jax
 set_up_jax()
 from benchmarks.plan import minmax_agent
 agent = minmax_agent(1)
-state = agent.init(jax.random.key(0))
+state = jax.jit(agent.init)(jax.random.key(0))
 jax.block_until_ready(jax.jit(agent.act)(jax.random.key(1), state, jnp.ones(3)))
 """
 

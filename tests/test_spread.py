@@ -12,7 +12,7 @@ from safex.optimizers.cem import CEM
 from safex.optimizers.constraint import FeasibleFirst
 from safex.optimizers.icem import ICEM
 from safex.optimizers.minmax import Game, MinMax
-from safex.optimizers.spread import mapped
+from safex.optimizers.spread import mapped, replicate
 from safex.types import Score
 from tests.helpers import assert_close
 
@@ -87,3 +87,13 @@ def test_the_game_is_played_the_same_on_two_devices():
         plans.append(run(jax.random.key(1))[1])
     np.testing.assert_allclose(plans[0].cost, plans[1].cost, atol=1e-4)
     np.testing.assert_allclose(plans[0].actions, plans[1].actions, atol=1e-3)
+
+
+def test_a_replicated_start_compiles_once():
+    cls, config = SEARCHES["cem"]
+    search = cls(2, config, FeasibleFirst(), 2)
+    run = jit(lambda key, state: search.optimize(key, search.shift(state), score)[0])
+    state = replicate(search.init(jax.random.key(0)), 2)
+    for seed in range(3):
+        state = run(jax.random.key(seed), state)
+    assert run._cache_size() == 1

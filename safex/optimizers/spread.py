@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from safex.types import Array, PyTree
 
@@ -33,7 +33,7 @@ def mapped(function: Callable[..., Any], num_devices: int) -> Callable[..., PyTr
             f"num_devices must not exceed the {jax.local_device_count()} devices of "
             f"this process, got {num_devices}"
         )
-    mesh = Mesh(np.array(jax.local_devices()[:num_devices]), "candidate")
+    mesh = _mesh(num_devices)
 
     def spread(*arguments: Array) -> PyTree:
         rows = arguments[0].shape[0]
@@ -58,6 +58,20 @@ def mapped(function: Callable[..., Any], num_devices: int) -> Callable[..., PyTr
         return jax.tree.unflatten(jax.tree.structure(outputs), list(gathered[:, :rows]))
 
     return spread
+
+
+def replicate(tree: PyTree, num_devices: int) -> PyTree:
+    """A tree on all devices of a search, where its results will be as well.
+
+    An agent whose first state comes from elsewhere compiles its second decision anew.
+    """
+    if num_devices == 1:
+        return tree
+    return jax.device_put(tree, NamedSharding(_mesh(num_devices), PartitionSpec()))
+
+
+def _mesh(num_devices: int) -> Mesh:
+    return Mesh(np.array(jax.local_devices()[:num_devices]), "candidate")
 
 
 def _pad(rows: Array, count: int) -> Array:
