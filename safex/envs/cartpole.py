@@ -15,6 +15,7 @@ import numpy as np
 from flax import struct
 
 from safex.config import CartpoleConfig
+from safex.envs.angles import to_unit_circle, wrap
 from safex.types import Array, Step
 
 
@@ -130,7 +131,7 @@ class Cartpole(struct.PyTreeNode):
     ) -> CartpoleState:
         """The state of an episode that begins there; units as in `CartpoleState`."""
         x, v, theta, omega = (jnp.asarray(z, jnp.float32) for z in (x, v, theta, omega))
-        return CartpoleState(x, v, _wrap(theta), omega, jnp.zeros((), jnp.int32))
+        return CartpoleState(x, v, wrap(theta), omega, jnp.zeros((), jnp.int32))
 
     def far_state(self, key: Array) -> CartpoleState:
         """A state beyond the slider limit, at any angle, up to 10 rad/s."""
@@ -154,7 +155,7 @@ class Cartpole(struct.PyTreeNode):
         x, v, theta, omega = self._integrate(jnp.stack(state[:4]), action)
         noise = p.process_noise_std * jax.random.normal(process_key, (2,))
         next_state = CartpoleState(
-            x, v + noise[0], _wrap(theta), omega + noise[1], state.t + 1
+            x, v + noise[0], wrap(theta), omega + noise[1], state.t + 1
         )
         obs, next_obs = self.observe(state), self.observe(next_state)
         return Step(
@@ -200,12 +201,9 @@ class Cartpole(struct.PyTreeNode):
 
     def project(self, obs: Array) -> Array:
         """Brings `(cos, sin)` to the unit circle and the cart onto its rail."""
-        squared = obs[2] ** 2 + obs[3] ** 2
-        known = squared > 1e-12
-        scale = jax.lax.rsqrt(jnp.where(known, squared, 1.0))
-        turn = jnp.where(known, scale * obs[2:4], jnp.array([1.0, 0.0]))
+        cos, sin = to_unit_circle(obs[2:4])
         x = jnp.clip(obs[0], -self.params.rail, self.params.rail)
-        return jnp.stack([x, obs[1], turn[0], turn[1], obs[4]])
+        return jnp.stack([x, obs[1], cos, sin, obs[4]])
 
     def _integrate(self, z: Array, action: Array) -> Array:
         """`[4]` physical state after a control step of constant force."""
@@ -248,8 +246,3 @@ class Cartpole(struct.PyTreeNode):
 def _bell(z: Array) -> Array:
     """1 at 0, 0.1 at |z| = 1 (the Control Suite's Gaussian tolerance)."""
     return jnp.exp(jnp.log(0.1) * z**2)
-
-
-def _wrap(angle: Array) -> Array:
-    """Wraps an angle [rad] to [-pi, pi)."""
-    return jnp.mod(angle + jnp.pi, 2.0 * jnp.pi) - jnp.pi

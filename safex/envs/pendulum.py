@@ -15,6 +15,7 @@ import numpy as np
 from flax import struct
 
 from safex.config import PendulumConfig
+from safex.envs.angles import to_unit_circle, wrap
 from safex.types import Array, Step
 
 
@@ -123,7 +124,7 @@ class Pendulum(struct.PyTreeNode):
     def state_at(self, theta: Array | float, omega: Array | float) -> PendulumState:
         """The state of an episode that begins at an angle [rad] and a speed [rad/s]."""
         zero = jnp.zeros((), jnp.int32)
-        theta = _wrap(jnp.asarray(theta, jnp.float32))
+        theta = wrap(jnp.asarray(theta, jnp.float32))
         return PendulumState(theta, jnp.asarray(omega, jnp.float32), zero, zero)
 
     def far_state(self, key: Array) -> PendulumState:
@@ -147,7 +148,7 @@ class Pendulum(struct.PyTreeNode):
         noise = p.process_noise_std * jax.random.normal(process_key)
         omega = self._next_speed(jnp.sin(state.theta), state.omega, action) + noise
         omega = jnp.clip(omega, -p.max_speed, p.max_speed)
-        theta = _wrap(state.theta + omega * p.dt)
+        theta = wrap(state.theta + omega * p.dt)
         upright = jnp.abs(theta) < p.angle_tolerance
         stable_steps = jnp.where(upright, state.stable_steps + 1, 0)
         next_state = PendulumState(theta, omega, state.t + 1, stable_steps)
@@ -195,13 +196,7 @@ class Pendulum(struct.PyTreeNode):
 
     def project(self, obs: Array) -> Array:
         """Brings `(cos, sin)` back to the unit circle and the speed to its clip."""
-        # Dividing by the length is several times cheaper than a round trip through the
-        # angle, and planners do this at every imagined step. No direction at all counts
-        # as upright, and has a gradient of 0 instead of NaN.
-        squared = obs[0] ** 2 + obs[1] ** 2
-        known = squared > 1e-12
-        scale = jax.lax.rsqrt(jnp.where(known, squared, 1.0))
-        cos, sin = jnp.where(known, scale * obs[:2], jnp.array([1.0, 0.0]))
+        cos, sin = to_unit_circle(obs[:2])
         speed = jnp.clip(obs[2], -self.params.max_speed, self.params.max_speed)
         return jnp.stack([cos, sin, speed])
 
@@ -214,8 +209,3 @@ class Pendulum(struct.PyTreeNode):
     def _measure(self, key: Array, state: PendulumState) -> Array:
         noise = jax.random.normal(key, (self.obs_dim,))
         return self.observe(state) + self.params.observation_noise_std * noise
-
-
-def _wrap(angle: Array) -> Array:
-    """Wraps an angle [rad] to [-pi, pi)."""
-    return jnp.mod(angle + jnp.pi, 2.0 * jnp.pi) - jnp.pi
