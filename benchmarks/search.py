@@ -44,6 +44,8 @@ from safex.training.lockstep import default_group_size
 from safex.training.loggers import LocalLogger
 from safex.training.loop import SeedRun, Trainer
 
+# Candidates of the first iteration; the launcher's iCEM has 64.
+SEARCHES = {"CEM": 500, "iCEM, 64": 64, "iCEM, 160": 160}
 HORIZONS = {"pendulum": 20, "cart-pole": 30}
 
 
@@ -55,13 +57,13 @@ def system(name: str) -> Any:
 def optimizer(name: str, horizon: int) -> tuple[CEM | ICEM, int]:
     """A search and the trajectories it imagines a decision."""
     if name == "CEM":
-        config = CEMConfig(horizon=horizon, num_iter=10, num_samples=500)
+        config = CEMConfig(horizon=horizon, num_iter=10, num_samples=SEARCHES[name])
         search = CEM(1, config, FeasibleFirst())
         return search, config.num_iter * config.num_samples
     small = ICEMConfig(
         horizon=horizon,
         num_iter=4,
-        num_samples=64,
+        num_samples=SEARCHES[name],
         num_elites=10,
         init_std=5.0,
         min_std=0.02,
@@ -135,6 +137,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--episodes", type=int, default=8)
     parser.add_argument("--tasks", nargs="+", choices=HORIZONS, default=list(HORIZONS))
+    parser.add_argument(
+        "--searches", nargs="+", choices=SEARCHES, default=list(SEARCHES)
+    )
     parser.add_argument("--json", type=Path, help="also write the numbers here")
     arguments = parser.parse_args()
     set_up_jax()
@@ -153,7 +158,7 @@ def main() -> None:
         table.add_column(name, justify="right")
     results = {}
     for task in arguments.tasks:
-        for search in ("CEM", "iCEM"):
+        for search in arguments.searches:
             found = run(task, search, range(arguments.seeds), arguments.episodes)
             results[f"{task}, {search}"] = found
             table.add_row(
