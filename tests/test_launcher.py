@@ -111,6 +111,8 @@ def test_what_a_run_leaves(whole):
     assert [row["step"] for row in rows] == ["50", "70", "90"]
     assert "violating" in result.stdout
     assert "seed 1/1" in result.stdout
+    # Nothing is left where the user happens to stand.
+    assert not list(folder.parent.glob("*.log"))
 
 
 def test_wandb_groups_seeds_offline(whole):
