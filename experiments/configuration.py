@@ -101,6 +101,13 @@ class MinMaxSection(MinMaxConfig):
     pes_schedule: ScheduleConfig = ScheduleConfig()
     opt_schedule: ScheduleConfig = ScheduleConfig()
 
+    def __post_init__(self) -> None:
+        """Refuses impossible settings."""
+        super().__post_init__()
+        for name in ("pes_alpha", "opt_alpha", "noise_alpha"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelSection(EnsembleConfig):
@@ -149,6 +156,8 @@ class ModelSection(EnsembleConfig):
         _one_of("optimizer", self.optimizer, ("CEM", "ICEM", "MinMax"))
         _one_of("sampling_mode", self.sampling_mode, SAMPLING_MODES)
         _one_of("calibration", self.calibration, CALIBRATION_METHODS)
+        if not self.beta or min(self.beta) < 0:
+            raise ValueError(f"beta must be >= 0, got {self.beta}")
         if self.num_particles < 1:
             raise ValueError(f"num_particles must be >= 1, got {self.num_particles}")
         if self.optimizer not in OPTIMIZERS_OF[self.agent]:
@@ -228,8 +237,8 @@ class JobConfig:
             )
         if self.cores_per_decision > 1 and self.seeds_per_process != 1:
             raise ValueError(
-                "cores_per_decision above 1 needs seeds_per_process: 1, since seeds "
-                f"in lockstep have a core each; got {self.seeds_per_process}"
+                "cores_per_decision above 1 needs job.seeds_per_process=1, since seeds "
+                f"in lockstep have a core each; got {self.seeds_per_process or 'null'}"
             )
         if self.seed < 0:
             raise ValueError(f"seed must be >= 0, got {self.seed}")
@@ -393,6 +402,8 @@ def differences(one: Any, other: Any, path: str = "") -> list[str]:
             for key in keys
             for line in differences(one.get(key), other.get(key), _join(path, key))
         ]
+    if isinstance(one, Mapping) or isinstance(other, Mapping):
+        return [f"{path}: a section {'here' if one is None else 'there'} alone"]
     return [] if one == other else [f"{path}: {one} there, {other} here"]
 
 

@@ -187,6 +187,8 @@ def _check_same_run(folder: Path, config: ExperimentConfig) -> None:
         )
     different = differences(saved, numbers_of(config))
     if different:
+        # The method explains most of the others.
+        different.sort(key=lambda line: not line.startswith(("method:", "model_name:")))
         shown = "; ".join(different[:5])
         more = f" and {len(different) - 5} more" if len(different) > 5 else ""
         raise ResultsError(

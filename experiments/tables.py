@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 
@@ -12,17 +14,24 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
     seconds = summary["seconds_per_decision"]
     pace = "" if seconds is None else f", {1000 * seconds:.0f} ms a decision"
     table = Table(
+        box=box.SIMPLE_HEAD,
         title=f"{summary['method']} with {summary['model']} model on "
-        f"{summary['env']}, {summary['episodes']} episodes{pace}"
+        f"{summary['env']}, {summary['episodes']} episodes{pace}",
+    )
+    table.caption = (
+        "random: in the random phase; excess: the worst over the limit; no plan: "
+        "decisions without a feasible one; 2 sigma: share of the next episode, and of "
+        "states far from all data, that the band holds"
     )
     table.add_column("seed", justify="right")
     for name in (
-        "violating steps\nin training",
-        "of them in the\nrandom phase",
-        f"worst excess\n[{limit['unit']}]",
+        "violating\nsteps",
+        "of them\nrandom",
+        escape(f"excess\n[{limit['unit']}]"),
         "final\nreturn",
-        "plans without\na feasible one",
-        "coverage at 2 sigma\nnext episode | far",
+        "no\nplan",
+        "2 sigma\nnext",
+        "2 sigma\nfar",
     ):
         table.add_column(name, justify="right")
     for entry in summary["seeds"]:
@@ -56,7 +65,7 @@ def _cells(
     values: Mapping[str, Any], prequential: float | None, far: float | None
 ) -> list[str]:
     def share(value: float | None) -> str:
-        return "-" if value is None else f"{100 * value:.1f} %"
+        return "-" if value is None else f"{100 * value:.1f}%"
 
     return [
         f"{values['training_violating_steps']:g}",
@@ -64,5 +73,6 @@ def _cells(
         f"{values['worst_excess']:.3f}",
         f"{values['final_return']:.1f}",
         f"{values['infeasible_plans']:g}",
-        f"{share(prequential)} | {share(far)}",
+        share(prequential),
+        share(far),
     ]

@@ -112,7 +112,7 @@ def write_figures(
     plots.plot_learning(
         made[0], np.array(returns), np.array(violations), info.cost_budget
     )
-    plots.plot_phase_portrait(made[1], planned, info.limit, seeds=list(seeds))
+    plots.plot_phase_portrait(made[1], records, info.limit, seeds=list(seeds))
     made += [folder / "prediction.png", folder / "forecast.png"]
     # The band of the plots is the one that coverage counts: two beta-sigma.
     last = planned[0][-1]
