@@ -94,11 +94,11 @@ def test_each_is_told_apart_in_the_progress(trainer, tmp_path, monkeypatch):
         assert (last.episode, last.step) == (2, 30)
 
 
-@pytest.mark.parametrize("call", range(1, 10))
+@pytest.mark.parametrize("call", (1, 3, 5, 8))
 def test_killed_between_checkpoints_it_ends_with_the_same_numbers(
     alone, trainer, tmp_path, monkeypatch, call
 ):
-    """Nine checkpoints are written, three an episode; it dies after each of them."""
+    """Nine checkpoints are written, three an episode; it dies after one of them."""
     module = "safex.training.loop.save_checkpoint"
     from safex.training import loop
 
