@@ -14,7 +14,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +43,7 @@ from safex.optimizers.cem import CEM
 from safex.optimizers.constraint import FeasibleFirst, Unconstrained
 from safex.optimizers.minmax import MinMax
 from safex.optimizers.spread import replicate
+from safex.types import Environment
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +88,7 @@ def pets_agent(work: Work, activation: str, dtype: str, num_devices: int) -> MPC
         init_std=0.5,
         alpha=0.1,
     )
-    env = Sizes(work.obs_dim, work.action_dim)
+    env = cast(Environment, Sizes(work.obs_dim, work.action_dim))
     return MPCAgent(
         env,
         probabilistic_ensemble(
@@ -129,6 +130,7 @@ def decisions(agent: MPCAgent) -> Callable[[], Timing]:
     print(f"first decision, compilation included: {compiled.wall:.1f} s")
     decide()
     decide()
+    # The method is not in JAX's type stubs.
     assert act._cache_size() == 1, "a later decision compiled anew"  # type: ignore[attr-defined]
     return lambda: once(decide)
 

@@ -2,29 +2,19 @@
 
 import dataclasses
 import itertools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from safex.types import Array, Dataset, Step, Transition
+from safex.types import Array, Dataset, Transition
 
 
 @dataclasses.dataclass
 class Sizes:
-    """The task side of a system: what a planner asks, at given dimensions.
-
-    It has no simulator.
-    """
+    """The task side of a system, which is all that a planner asks of it."""
 
     obs_dim: int
     action_dim: int
-    max_steps: int = 200
-
-    @property
-    def noise_std(self) -> Array:
-        """None."""
-        return jnp.zeros(self.obs_dim)
 
     def reward(self, obs: Array, action: Array, next_obs: Array) -> Array:
         """`-|next_obs|^2`."""
@@ -44,26 +34,6 @@ class Sizes:
     def project(self, obs: Array) -> Array:
         """Everything is possible."""
         return obs
-
-    def reset(self, key: Array) -> tuple[Any, Array]:
-        """No simulator."""
-        raise NotImplementedError
-
-    def step(self, key: Array, state: Any, action: Array) -> Step:
-        """No simulator."""
-        raise NotImplementedError
-
-    def dynamics(self, obs: Array, action: Array) -> Array:
-        """No simulator."""
-        raise NotImplementedError
-
-    def far_state(self, key: Array) -> Any:
-        """No simulator."""
-        raise NotImplementedError
-
-    def observe(self, state: Any) -> Array:
-        """No simulator."""
-        raise NotImplementedError
 
 
 def random_data(key: Array, size: int, obs_dim: int, action_dim: int) -> Dataset:

@@ -30,6 +30,7 @@ from safex.config import (
     PendulumConfig,
     ScheduleConfig,
     TrainConfig,
+    require_at_least,
 )
 from safex.errors import ConfigError
 
@@ -76,9 +77,7 @@ class ConstraintConfig:
         """Refuses impossible settings."""
         _one_of("barrierfn", self.barrierfn, PENALTIES)
         _one_of("elites", self.elites, ELITES)
-        for name in ("lmbda", "d"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
+        require_at_least(0, self, ("lmbda", "d"))
         if not self.speed_threshold > 0:
             raise ValueError(f"speed_threshold must be > 0, got {self.speed_threshold}")
 
@@ -104,9 +103,7 @@ class MinMaxSection(MinMaxConfig):
     def __post_init__(self) -> None:
         """Refuses impossible settings."""
         super().__post_init__()
-        for name in ("pes_alpha", "opt_alpha", "noise_alpha"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
+        require_at_least(0, self, ("pes_alpha", "opt_alpha", "noise_alpha"))
 
 
 @dataclasses.dataclass(frozen=True)

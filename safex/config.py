@@ -6,6 +6,7 @@ them. The tuples name the choices that those classes offer.
 """
 
 import dataclasses
+from collections.abc import Iterable
 
 ACTIVATIONS = ("algebraic_swish", "swish", "tanh", "relu")
 CALIBRATION_METHODS = ("none", "kuleshov", "conformal")
@@ -14,6 +15,20 @@ PLAN_DTYPES = ("float32", "bfloat16")
 PENALTIES = ("relu", "huber", "quadratic", "exponential")
 SAMPLING_MODES = ("MEAN", "NOISY_MEAN", "DIST", "TS1", "TSInf")
 SCHEDULE_KINDS = ("constant", "linear", "sigmoid")
+
+
+def require_at_least(least: int, config: object, names: Iterable[str]) -> None:
+    """Raises ValueError on the first named field below `least`; NaN is below."""
+    for name in names:
+        if not getattr(config, name) >= least:
+            raise ValueError(f"{name} must be >= {least}, got {getattr(config, name)}")
+
+
+def require_positive(config: object, names: Iterable[str]) -> None:
+    """Raises ValueError on the first named field that is not above 0."""
+    for name in names:
+        if not getattr(config, name) > 0:
+            raise ValueError(f"{name} must be > 0, got {getattr(config, name)}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,15 +69,11 @@ class PendulumConfig:
         Raises:
           ValueError: names the field, its value and what would be right.
         """
-        for name in ("mass", "length", "dt", "max_torque", "max_speed"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
-        for name in ("process_noise_std", "observation_noise_std", "action_cost"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
-        for name in ("max_steps", "stability_duration"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
+        require_positive(self, ("mass", "length", "dt", "max_torque", "max_speed"))
+        require_at_least(
+            0, self, ("process_noise_std", "observation_noise_std", "action_cost")
+        )
+        require_at_least(1, self, ("max_steps", "stability_duration"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,17 +115,15 @@ class CartpoleConfig:
         Raises:
           ValueError: names the field, its value and what would be right.
         """
-        for name in ("dt", "cart_mass", "pole_mass", "pole_length", "max_force"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
+        require_positive(
+            self, ("dt", "cart_mass", "pole_mass", "pole_length", "max_force")
+        )
         if not self.rail > 0:
             raise ValueError(f"rail must be > 0, got {self.rail}")
-        for name in ("process_noise_std", "observation_noise_std", "gravity"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
-        for name in ("max_steps", "substeps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
+        require_at_least(
+            0, self, ("process_noise_std", "observation_noise_std", "gravity")
+        )
+        require_at_least(1, self, ("max_steps", "substeps"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,20 +201,18 @@ class EnsembleConfig:
             raise ValueError(f"output_stds must be > 0, got {self.output_stds}")
         if not 0.0 < self.train_share < 1.0:
             raise ValueError(f"train_share must lie in (0, 1), got {self.train_share}")
-        for name in (
-            "num_training_steps",
-            "batch_size",
-            "eval_frequency",
-            "eval_batch_size",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
-        for name in ("lr_rate", "min_std"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
-        for name in ("weight_decay", "prior_scale", "patience"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
+        require_at_least(
+            1,
+            self,
+            (
+                "num_training_steps",
+                "batch_size",
+                "eval_frequency",
+                "eval_batch_size",
+            ),
+        )
+        require_positive(self, ("lr_rate", "min_std"))
+        require_at_least(0, self, ("weight_decay", "prior_scale", "patience"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -258,9 +265,7 @@ class CalibrationConfig:
             raise ValueError(
                 f"prequential_memory must lie in [0, 1], got {self.prequential_memory}"
             )
-        for name in ("num_calibration_ps", "num_test_alphas"):
-            if getattr(self, name) < 2:
-                raise ValueError(f"{name} must be >= 2, got {getattr(self, name)}")
+        require_at_least(2, self, ("num_calibration_ps", "num_test_alphas"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -292,17 +297,13 @@ class CEMConfig:
         Raises:
           ValueError: names the field, its value and what would be right.
         """
-        for name in ("horizon", "num_iter", "num_elites", "num_samples"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
+        require_at_least(1, self, ("horizon", "num_iter", "num_elites", "num_samples"))
         if self.num_elites > self.num_samples:
             raise ValueError(
                 f"num_elites must not exceed num_samples, got {self.num_elites} elites "
                 f"of {self.num_samples} samples"
             )
-        for name in ("init_std", "min_std"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
+        require_positive(self, ("init_std", "min_std"))
         if not 0.0 <= self.alpha < 1.0:
             raise ValueError(f"alpha must lie in [0, 1), got {self.alpha}")
 
@@ -439,9 +440,7 @@ class MinMaxConfig:
                     f"exponent_{player} must be >= 0, got "
                     f"{getattr(self, f'exponent_{player}')}"
                 )
-        for name in ("init_std_x", "init_std_y", "min_std", "std_decay"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
+        require_positive(self, ("init_std_x", "init_std_y", "min_std", "std_decay"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -503,9 +502,7 @@ class MPCConfig:
         """
         if not self.beta or min(self.beta) < 0:
             raise ValueError(f"beta must be >= 0, got {self.beta}")
-        for name in ("pes_alpha", "opt_alpha"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
+        require_at_least(0, self, ("pes_alpha", "opt_alpha"))
 
 
 @dataclasses.dataclass(frozen=True)

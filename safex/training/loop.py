@@ -309,10 +309,9 @@ class Trainer:
         fit_seconds = time.perf_counter() - start
         paths = jax.tree_util.tree_leaves_with_path(jax.device_get(agent))
         leaves = {jax.tree_util.keystr(path): leaf for path, leaf in paths}
-        far = jax.device_get(far)
         metrics = []
         violating_steps = np.array(state.violating_steps)
-        rows = jax.device_get(data.transitions.next_obs)
+        truths = jax.device_get((data.transitions.next_obs, far.next_obs))
         for index, (run, entry) in enumerate(zip(runs, entries, strict=True)):
             timing = {
                 "episode": episode,
@@ -330,7 +329,7 @@ class Trainer:
             violating_steps[index] += entry.violating_steps
             counts = {
                 "prequential": entry.prequential,
-                **self._coverage(_row((beliefs, rows, far.next_obs), index)),
+                **self._coverage(_row((beliefs, *truths), index)),
             }
             total = int(violating_steps[index])
             metrics.append(_metrics(entry, _row(fit, index), counts, episode, total))
