@@ -477,7 +477,7 @@ class ScheduleConfig:
 
 @dataclasses.dataclass(frozen=True)
 class MPCConfig:
-    """Confidence widths of the planner.
+    """Confidence widths of the planner, and what an episode may cost.
 
     Attributes:
       beta: confidence width, one number or one per observation dimension: the model
@@ -486,6 +486,8 @@ class MPCConfig:
       opt_alpha: the optimistic agent's multiple of `beta` stds, before its schedule.
       pes_schedule: how `pes_alpha` changes over episodes.
       opt_schedule: how `opt_alpha` changes over episodes.
+      cost_budget: allowed cost of an episode, one number or one per constraint.
+      episode_steps: steps over which the budget is spread evenly.
     """
 
     beta: tuple[float, ...] = (1.0,)
@@ -493,16 +495,21 @@ class MPCConfig:
     opt_alpha: float = 1.0
     pes_schedule: ScheduleConfig = ScheduleConfig()
     opt_schedule: ScheduleConfig = ScheduleConfig()
+    cost_budget: tuple[float, ...] = (0.0,)
+    episode_steps: int = 200
 
     def __post_init__(self) -> None:
-        """Refuses negative widths.
+        """Refuses negative widths and budgets.
 
         Raises:
           ValueError: names the field, its value and what would be right.
         """
         if not self.beta or min(self.beta) < 0:
             raise ValueError(f"beta must be >= 0, got {self.beta}")
+        if not self.cost_budget or not min(self.cost_budget) >= 0:
+            raise ValueError(f"cost_budget must be >= 0, got {self.cost_budget}")
         require_at_least(0, self, ("pes_alpha", "opt_alpha"))
+        require_at_least(1, self, ("episode_steps",))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,6 +29,20 @@ def budget_to_threshold(cost_budget: float, discount: float, horizon: int) -> fl
     return cost_budget * mass / horizon
 
 
+def horizon_threshold(left: Array, steps_left: Array, horizon: int) -> Array:
+    """Share of an episode's remaining budget that the next `horizon` steps may cost.
+
+    `left min(1, horizon / steps_left)`: spent evenly over the steps that are left, whole
+    once the horizon reaches the end of the episode, and zero for a budget of zero.
+
+    Args:
+      left: `[C]` budget that is left.
+      steps_left: `[]` steps of the episode that are left, at least 1.
+      horizon: H.
+    """
+    return left * jnp.minimum(1.0, horizon / steps_left)
+
+
 def conditional_value_at_risk(x: Array, level: float) -> Array:
     """Mean of the worst (largest) `1 - level` share of `[P]` samples.
 

@@ -192,7 +192,7 @@ def evaluate(
     Returns:
       mean reward, summed cost, and the margin: how far past the limit, added up over
       the horizon, if it is ever passed, else the (negative) distance of the closest
-      call. Leaves `[]`, or `[P]`.
+      call. Leaves `[]` and `[C]`, or `[P]` and `[P, C]`.
     """
 
     def judge(function: Callable[..., Array], *triple: Array) -> Array:
@@ -212,8 +212,10 @@ def evaluate(
         excess = excess + jnp.maximum(margin, 0.0)
         return (outcome.next_obs, value, cost, closest, excess), None
 
-    zero = jnp.zeros(obs.shape[:-1])
-    start = (obs, zero, zero, jnp.full_like(zero, -jnp.inf), zero)
+    particles = obs.shape[:-1]
+    zero = jnp.zeros((*particles, env.num_constraints))
+    closest = jnp.full_like(zero, -jnp.inf)
+    start = (obs, jnp.zeros(particles), zero, closest, zero)
     (_, value, cost, closest, excess), _ = jax.lax.scan(step, start, (actions, inputs))
     margin = jnp.where(closest > 0, excess, closest)
     return Score(value / actions.shape[0], cost, margin)
@@ -243,7 +245,7 @@ def evaluate_by_member(
         `draw_noise` does.
 
     Returns:
-      leaves `[P]`.
+      leaves `[P]` and `[P, C]`.
     """
     num_particles, num_members = noise.member.shape[0], model.num_members
     few = num_particles < num_members

@@ -2,7 +2,7 @@
 
 Shape letters, used in every docstring: ``t`` time, ``H`` horizon, ``T`` episode
 length, ``B`` batch, ``E`` ensemble members, ``P`` particles, ``N`` candidate samples,
-``K`` elites, ``D`` observation dimension, ``A`` action dimension.
+``K`` elites, ``D`` observation dimension, ``A`` action dimension, ``C`` constraints.
 """
 
 from typing import Any, NamedTuple, Protocol
@@ -21,7 +21,7 @@ class Transition(NamedTuple):
       obs: `[..., D]` observation before the step.
       action: `[..., A]` action in the normalised box [-1, 1].
       reward: `[...]` reward of the step.
-      cost: `[...]` constraint cost of the step.
+      cost: `[..., C]` cost of the step under each constraint.
       next_obs: `[..., D]` observation after the step, before any reset.
       terminated: `[...]` bool, the task itself ended.
       truncated: `[...]` bool, only a time limit ended the episode.
@@ -55,8 +55,8 @@ class Score(NamedTuple):
 
     Attributes:
       value: `[]` to be maximised, mean reward per step.
-      cost: `[]` to be kept within the budget, summed over the horizon.
-      margin: `[]` smooth companion of the cost, in the limit's own unit: the distance
+      cost: `[C]` to be kept within the thresholds, summed over the horizon.
+      margin: `[C]` smooth companion of the cost, in each limit's own unit: the distance
         past the limit, added up over the horizon, where it is passed (> 0), else the
         negative distance of the closest call. It orders what is not feasible.
     """
@@ -72,9 +72,9 @@ class Plan(NamedTuple):
     Attributes:
       actions: `[H, A]` the best sequence found.
       value: `[]` its value.
-      cost: `[]` its predicted cost, pessimistic where the planner is.
-      margin: `[]` its predicted margin, as in `Score`.
-      feasible: `[]` bool, the predicted cost meets the budget.
+      cost: `[C]` its predicted costs, pessimistic where the planner is.
+      margin: `[C]` its predicted margins, as in `Score`.
+      feasible: `[]` bool, every predicted cost meets its threshold.
       backup_actions: `[H, A]` the sequence of least predicted margin seen at all, what
         to fall back to if the plan is not feasible.
     """
@@ -94,7 +94,7 @@ class Step(NamedTuple):
       state: the system's next state.
       obs: `[D]` observation of it.
       reward: `[]` reward of the step.
-      cost: `[]` constraint cost of the step.
+      cost: `[C]` cost of the step under each constraint.
       terminated: `[]` bool, the task itself ended.
       truncated: `[]` bool, only the time limit ended the episode.
     """
@@ -111,12 +111,21 @@ class Environment(Protocol):
     """A pure JAX system: a pytree of its physical parameters with pure methods.
 
     `reward`, `cost` and `margin` are the only definition of the task, for the simulator
-    and for every planner.
+    and for every planner. A limit is named by `limit_names`, in `limit_units`.
     """
 
     obs_dim: int
     action_dim: int
+    num_constraints: int
     max_steps: int
+    obs_names: tuple[str, ...]
+    limit_names: tuple[str, ...]
+    limit_units: tuple[str, ...]
+
+    @property
+    def limits(self) -> Array:
+        """`[C]` the limits' values, each in its unit."""
+        ...
 
     @property
     def noise_std(self) -> Array:
@@ -136,11 +145,11 @@ class Environment(Protocol):
         ...
 
     def cost(self, obs: Array, action: Array, next_obs: Array) -> Array:
-        """Cost of a transition, `[D], [A], [D] -> []`, never negative."""
+        """Costs of a transition, `[D], [A], [D] -> [C]`, never negative."""
         ...
 
     def margin(self, obs: Array, action: Array, next_obs: Array) -> Array:
-        """Signed distance past the limit (> 0 violates), in the limit's unit."""
+        """`[C]` signed distances past the limits (> 0 violates), in their units."""
         ...
 
     def project(self, obs: Array) -> Array:
@@ -229,6 +238,10 @@ class Agent(Protocol):
         self, key: Array, state: PyTree, obs: Array, *, explore: bool
     ) -> tuple[PyTree, Array, Metrics]:
         """Chooses an action `[A]` for `obs` `[D]`."""
+        ...
+
+    def observe(self, state: PyTree, transition: Transition) -> PyTree:
+        """Takes note of what the action led to, within the episode."""
         ...
 
     def update(

@@ -1,7 +1,8 @@
 """Model-predictive control: fit a model once an episode, plan at every step.
 
 One agent for all planners. What tells CEM, SafeCEM, PesTraj, MinMax and OptMinMax apart
-is the planner that poses the problem and the optimizer that solves it, both passed in.
+is the planner that poses the problem, the optimizer that solves it and the rule that
+the costs count by, all passed in.
 """
 
 import dataclasses
@@ -13,7 +14,9 @@ import jax.numpy as jnp
 from safex import rollout
 from safex.agents.planners import Planner, Situation
 from safex.config import MPCConfig
+from safex.constraints.rule import Constraint, Rule
 from safex.optimizers.minmax import corner_signs
+from safex.returns import horizon_threshold
 from safex.schedules import scheduled
 from safex.types import (
     Array,
@@ -23,6 +26,7 @@ from safex.types import (
     Metrics,
     Prediction,
     PyTree,
+    Transition,
 )
 
 
@@ -35,6 +39,9 @@ class MPCState(NamedTuple):
       pessimism: `[]` pes_alpha of this episode.
       optimism: `[]` opt_alpha of this episode.
       episode: `[]` int32 episodes learned from, 0 before the first fit.
+      rule_state: of the constraint rule.
+      spent: `[C]` cost of this episode so far.
+      steps: `[]` int32 steps of this episode so far.
     """
 
     model_state: PyTree
@@ -42,6 +49,9 @@ class MPCState(NamedTuple):
     pessimism: Array
     optimism: Array
     episode: Array
+    rule_state: PyTree
+    spent: Array
+    steps: Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,19 +63,27 @@ class MPCAgent:
       model: dynamics model.
       planner: poses the problem of one decision.
       optimizer: solves it.
-      config: confidence widths.
+      rule: how costs count against a plan.
+      config: confidence widths and the cost budget of an episode.
     """
 
     env: Environment
     model: DynamicsModel
     planner: Planner
     optimizer: Any
+    rule: Rule
     config: MPCConfig = MPCConfig()
 
     @property
     def beta(self) -> Array:
         """`[D]` confidence width of each observation dimension."""
         return jnp.broadcast_to(jnp.asarray(self.config.beta), (self.env.obs_dim,))
+
+    @property
+    def cost_budget(self) -> Array:
+        """`[C]` allowed cost of an episode under each constraint."""
+        budget = jnp.asarray(self.config.cost_budget, jnp.float32)
+        return jnp.broadcast_to(budget, (self.env.num_constraints,))
 
     def init(self, key: Array) -> MPCState:
         """An agent that has seen nothing."""
@@ -78,11 +96,25 @@ class MPCAgent:
             pessimism=pessimism,
             optimism=optimism,
             episode=episode,
+            rule_state=self.rule.init(self.env.num_constraints),
+            spent=jnp.zeros(self.env.num_constraints),
+            steps=jnp.zeros((), jnp.int32),
         )
 
     def begin_episode(self, key: Array, state: MPCState) -> MPCState:
         """Drops the warm start: it belongs to the end of another episode."""
-        return state._replace(optimizer_state=self.optimizer.init(key))
+        return state._replace(
+            optimizer_state=self.optimizer.init(key),
+            spent=jnp.zeros_like(state.spent),
+            steps=jnp.zeros_like(state.steps),
+        )
+
+    def constraint(self, state: MPCState) -> Constraint:
+        """What the next plan must keep: its share of what the budget has left."""
+        steps_left = jnp.maximum(self.config.episode_steps - state.steps, 1)
+        left = jnp.maximum(self.cost_budget - state.spent, 0.0)
+        threshold = horizon_threshold(left, steps_left, self.planner.horizon)
+        return Constraint(threshold, state.rule_state, self.rule)
 
     def act(
         self, key: Array, state: MPCState, obs: Array, *, explore: bool = True
@@ -105,7 +137,10 @@ class MPCAgent:
         )
         problem = self.planner.problem(problem_key, self.env, self.model, situation)
         warm = self.optimizer.shift(state.optimizer_state)
-        optimizer_state, plan, info = self.optimizer.optimize(search_key, warm, problem)
+        constraint = self.constraint(state)
+        optimizer_state, plan, info = self.optimizer.optimize(
+            search_key, warm, problem, constraint
+        )
         decision = jnp.where(plan.feasible, plan.actions, plan.backup_actions)
         action = self.planner.actions(decision)[0]
         belief = self.model.predict(state.model_state, obs, action)
@@ -113,6 +148,7 @@ class MPCAgent:
             "plan/value": plan.value,
             "plan/cost": plan.cost,
             "plan/margin": plan.margin,
+            "plan/threshold": constraint.threshold,
             "plan/feasible": plan.feasible,
             "plan/backup": ~plan.feasible,
             "prediction/mean": belief.mean,
@@ -121,6 +157,12 @@ class MPCAgent:
             "search": info,
         }
         return state._replace(optimizer_state=optimizer_state), action, metrics
+
+    def observe(self, state: MPCState, transition: Transition) -> MPCState:
+        """Adds a step's cost to what the episode has spent."""
+        return state._replace(
+            spent=state.spent + transition.cost, steps=state.steps + 1
+        )
 
     def predict(self, state: MPCState, obs: Array, action: Array) -> Prediction:
         """The calibrated belief about a next observation, `[D], [A] -> Prediction`."""
@@ -160,8 +202,14 @@ class MPCAgent:
     def update(
         self, key: Array, state: MPCState, data: Dataset
     ) -> tuple[MPCState, Metrics]:
-        """Fits and calibrates the model, then moves pessimism and optimism on."""
+        """Fits and calibrates the model, then moves rule and widths on."""
         model_state, metrics = self.model.fit(key, state.model_state, data)
+        # The random phase was no decision of the agent, so its rule learns nothing.
+        planned = state.episode > 0
+        learned = self.rule.update(state.rule_state, state.spent, self.cost_budget)
+        rule_state = jax.tree.map(
+            lambda new, old: jnp.where(planned, new, old), learned, state.rule_state
+        )
         episode = state.episode + 1
         pessimism, optimism = self._widths(episode)
         metrics = {f"model/{name}": value for name, value in metrics.items()}
@@ -171,6 +219,7 @@ class MPCAgent:
             pessimism=pessimism,
             optimism=optimism,
             episode=episode,
+            rule_state=rule_state,
         )
         return state, metrics
 

@@ -43,6 +43,11 @@ class Situation(NamedTuple):
 class Planner(Protocol):
     """Poses the optimisation problem of one decision."""
 
+    @property
+    def horizon(self) -> int:
+        """H [steps]."""
+        ...
+
     def problem(
         self, key: Array, env: Environment, model: DynamicsModel, situation: Situation
     ) -> Callable[[Array], Score] | Game:
@@ -75,7 +80,7 @@ class _Sampled:
     def _scores(
         self, key: Array, env: Environment, model: DynamicsModel, situation: Situation
     ) -> Callable[[Array], Score]:
-        """`[H, A] -> Score` with leaves `[P]`."""
+        """`[H, A] -> Score` with leaves `[P]` and `[P, C]`."""
         # Without noise all particles are the same rollout.
         particles = 1 if self.sampling_mode == "MEAN" else self.num_particles
         noise = rollout.draw_noise(
@@ -115,7 +120,7 @@ class Safe(_Sampled):
 
         def objective(actions: Array) -> Score:
             value, cost, margin = scores(actions)
-            return Score(value.mean(), cost.mean(), margin.max())
+            return Score(value.mean(), cost.mean(0), margin.max(0))
 
         return objective
 
@@ -139,7 +144,8 @@ class PesTraj(_Sampled):
 
         def objective(actions: Array) -> Score:
             _, cost, margin = cost_scores(actions)
-            return Score(value_scores(actions).value.mean(), cost.max(), margin.max())
+            value = value_scores(actions).value.mean()
+            return Score(value, cost.max(0), margin.max(0))
 
         return objective
 
@@ -169,7 +175,7 @@ class Pessimistic(_Sampled):
 
         def nominal(actions: Array) -> Score:
             value, cost, margin = scores(actions)
-            return Score(value.mean(), cost.mean(), margin.max())
+            return Score(value.mean(), cost.mean(0), margin.max(0))
 
         def attacked(actions: Array, eta: Array) -> tuple[Array, Array]:
             score = rollout.evaluate(env, pessimistic, situation.obs, actions, eta)
@@ -187,10 +193,12 @@ class OptimisticPessimistic:
     is `(eta, action)`, `[H, D + A]`.
 
     Attributes:
+      horizon: H [steps].
       obs_dim: D.
       noise_alpha: multiple of the aleatoric std by which each state is judged.
     """
 
+    horizon: int
     obs_dim: int
     noise_alpha: float = 3.0
 

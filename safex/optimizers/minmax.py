@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from safex.config import MinMaxConfig
+from safex.constraints.rule import Constraint, total_margin
 from safex.optimizers import gaussian
-from safex.optimizers.constraint import Constraint
 from safex.optimizers.gaussian import Candidates
 from safex.optimizers.spread import mapped
 from safex.types import Array, Metrics, Plan, Score
@@ -31,7 +31,7 @@ class Game(NamedTuple):
 
     Attributes:
       nominal: `x [H, X] -> Score`, the value, and the cost without an adversary.
-      attacked: `x [H, X], y [H, Y] -> (cost, margin)`.
+      attacked: `x [H, X], y [H, Y] -> (cost [C], margin [C])`.
     """
 
     nominal: Callable[[Array], Score]
@@ -55,7 +55,7 @@ class MinMaxState(NamedTuple):
 
 
 class _Attack(NamedTuple):
-    """Adversaries and the harm `[N, Ex]` each does to each agent."""
+    """Adversaries and the harm `[N, Ex, C]` each does to each agent."""
 
     y: Array
     cost: Array
@@ -70,14 +70,12 @@ class MinMax:
       x_dim: X, dimension of the agent's sequence.
       y_dim: Y, dimension of the adversary's sequence.
       config: budget.
-      constraint: how the agent's candidates are ordered.
       num_devices: local devices that share out the candidates, see `spread.mapped`.
     """
 
     x_dim: int
     y_dim: int
     config: MinMaxConfig
-    constraint: Constraint
     num_devices: int = 1
 
     def init(self, key: Array) -> MinMaxState:
@@ -102,7 +100,7 @@ class MinMax:
         )
 
     def optimize(
-        self, key: Array, state: MinMaxState, objective: Game
+        self, key: Array, state: MinMaxState, objective: Game, constraint: Constraint
     ) -> tuple[MinMaxState, Plan, Metrics]:
         """Plays the game once.
 
@@ -110,6 +108,7 @@ class MinMax:
           key: consumed.
           state: warm start.
           objective: the game.
+          constraint: how the agent's candidates are ordered.
 
         Returns:
           next state, plan (its cost is the worst one found), and the agent's value and
@@ -121,12 +120,12 @@ class MinMax:
             key, std = inputs
             y_key, x_key = jax.random.split(key)
             state, attack = self._y_step(y_key, state, state.x_elites, objective)
-            state, ordered = self._x_step(x_key, state, std, objective)
+            state, ordered = self._x_step(x_key, state, std, objective, constraint)
             info = {
                 "value": ordered.score.value[0],
                 "cost": ordered.score.cost[0],
-                "attack_cost": attack.cost.max(),
-                "feasible_share": self.constraint.feasible(ordered.score).mean(),
+                "attack_cost": attack.cost.max((0, 1)),
+                "feasible_share": constraint.feasible(ordered.score).mean(),
             }
             safest = ordered.actions[gaussian.safest(ordered.score)]
             return state, (info, safest)
@@ -145,11 +144,13 @@ class MinMax:
             attack = self._attack(objective, finalists, state.archive)
         nominal = gaussian.evaluate(objective.nominal, finalists, self.num_devices)
         worst = self._worst(nominal, attack, mode="worst_case")
-        worst = gaussian.take(worst, self.constraint.order(worst.score))
+        worst = gaussian.take(worst, constraint.order(worst.score))
         incumbent = gaussian.update_incumbent(
-            gaussian.no_incumbent(c.horizon_x, self.x_dim), worst, self.constraint
+            gaussian.no_incumbent(c.horizon_x, self.x_dim, constraint),
+            worst,
+            constraint,
         )
-        plan = gaussian.to_plan(incumbent, self.constraint)
+        plan = gaussian.to_plan(incumbent, constraint)
         return state._replace(x_mean=plan.actions), plan, info
 
     def _y_step(
@@ -180,7 +181,12 @@ class MinMax:
         return state._replace(y_mean=mean, archive=archive), attack
 
     def _x_step(
-        self, key: Array, state: MinMaxState, std: Array, game: Game
+        self,
+        key: Array,
+        state: MinMaxState,
+        std: Array,
+        game: Game,
+        constraint: Constraint,
     ) -> tuple[MinMaxState, Candidates]:
         """The agent answers the archive; returns its last candidates, best first."""
         c = self.config
@@ -193,9 +199,7 @@ class MinMax:
             samples = jnp.concatenate([samples, mean[None], kept])
             samples = jnp.clip(samples, -1.0, 1.0)
             candidates = self._withstand(game, samples, state.archive)
-            candidates = gaussian.take(
-                candidates, self.constraint.order(candidates.score)
-            )
+            candidates = gaussian.take(candidates, constraint.order(candidates.score))
             kept = candidates.actions[: c.num_fixed_elites_x]
             elites = candidates.actions[: c.num_elites_x]
             mean, std = gaussian.refit(mean, std, elites, 0.0, c.min_std)
@@ -234,8 +238,8 @@ class MinMax:
             return game.attacked(agents[x], adversaries[y])
 
         harm = mapped(play, self.num_devices)(which_y, which_x)
-        cost, margin = (leaf.reshape(numbers) for leaf in harm)
-        finite = jnp.isfinite(cost)
+        cost, margin = (leaf.reshape(*numbers, -1) for leaf in harm)
+        finite = jnp.isfinite(cost).all(-1, keepdims=True)
         return _Attack(
             adversaries,
             jnp.where(finite, cost, jnp.inf),
@@ -247,10 +251,11 @@ class MinMax:
         size = self.config.num_fixed_elites_y
         if self.config.mode == "mean":
             return attack.y[_most_harmful(attack)[:size]]
-        # The worst reply to each agent first, then the older ones.
+        # The worst reply to each agent under each constraint first, then older ones.
         worst = jnp.stack(
             [
-                jnp.lexsort((-attack.margin[:, e], -attack.cost[:, e]))[0]
+                jnp.lexsort((-attack.margin[:, e, c], -attack.cost[:, e, c]))[0]
+                for c in range(attack.cost.shape[2])
                 for e in range(attack.cost.shape[1])
             ]
         )
@@ -279,7 +284,8 @@ def corner_signs(dim: int) -> Array:
 
 def _most_harmful(attack: _Attack) -> Array:
     """Indices of adversaries by mean cost over the agents, then by mean margin."""
-    return jnp.lexsort((-attack.margin.mean(1), -attack.cost.mean(1)))
+    margin = total_margin(attack.margin).mean(1)
+    return jnp.lexsort((-margin, -attack.cost.sum(-1).mean(1)))
 
 
 def _concatenate(*parts: _Attack) -> _Attack:

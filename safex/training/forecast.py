@@ -26,9 +26,9 @@ def forecast_episode(
       record: the episode.
       horizon: H.
     """
-    length = record.cost.size
+    length = len(record.cost)
     horizon = min(horizon, length)
-    closest = int(np.argmax(record.margin))
+    closest = int(np.argmax(record.margin.max(1)))
     start = int(np.clip(closest - (2 * horizon) // 3, 0, length - horizon))
     window = slice(start, start + horizon)
     mean, lower, upper = band(

@@ -138,7 +138,6 @@ class Trainer:
       config: how much is collected.
       horizon: H of the agent's plans, for predicted against actual cost.
       beta: `[D]` confidence width.
-      limit: the limit, in its unit.
       fingerprint: of the configuration, written into checkpoints.
       warn: told of anything unusual that does not stop the run.
       report: told of progress.
@@ -152,13 +151,13 @@ class Trainer:
         *,
         horizon: int,
         beta: np.ndarray,
-        limit: float,
         fingerprint: str,
         warn: Callable[[str], None],
         report: Callable[[Progress], None],
     ) -> None:
         self.env, self.agent, self.config = env, agent, config
-        self.horizon, self.beta, self.limit = horizon, np.asarray(beta), limit
+        self.horizon, self.beta = horizon, np.asarray(beta)
+        self.limits = np.asarray(env.limits).tolist()
         self.fingerprint, self._warn, self._report = fingerprint, warn, report
         self._band = jax.jit(agent.band)
         self._programs: dict[Lockstep, _Programs] = {}
@@ -292,7 +291,7 @@ class Trainer:
             accounts.append_jsonl(
                 run.folder / "violations.jsonl",
                 accounts.violations(
-                    record, episode, self._steps_before(episode), self.limit
+                    record, episode, self._steps_before(episode), self.limits
                 ),
             )
             if last_episode:
@@ -368,7 +367,8 @@ class Trainer:
             batch = jax.device_get(batch)
             seconds.append(time.perf_counter() - start)
             batches.append(batch)
-            violations += (batch.transition.cost > 0).sum(1, dtype=violations.dtype)
+            violating = (batch.transition.cost > 0).any(-1)
+            violations += violating.sum(1, dtype=violations.dtype)
             returns += batch.transition.reward.sum(1)
             for index, run in enumerate(runs):
                 one = _row(batch, index)
@@ -426,13 +426,14 @@ class Trainer:
     def _init(self, key: Array) -> RunState:
         capacity = self.config.capacity
         zeros = jnp.zeros(capacity)
+        cost = jnp.zeros((capacity, self.env.num_constraints))
         none = jnp.zeros(capacity, bool)
         obs = jnp.zeros((capacity, self.env.obs_dim))
         action = jnp.zeros((capacity, self.env.action_dim))
         return RunState(
             agent=self.agent.init(key),
             data=Dataset(
-                Transition(obs, action, zeros, zeros, obs, none, none),
+                Transition(obs, action, zeros, cost, obs, none, none),
                 jnp.zeros((), jnp.int32),
             ),
             violating_steps=jnp.zeros((), jnp.int32),
@@ -519,6 +520,7 @@ class Trainer:
                 result.terminated,
                 result.truncated,
             )
+            agent = self.agent.observe(agent, transition)
             batch = _Batch(transition, margin, metrics)
             return (agent, result.state, result.obs), batch
 
@@ -581,15 +583,18 @@ def _metrics(
     metrics: dict[str, Value] = {
         "train/episode/number": episode,
         "train/episode/return": entry.episode_return,
-        "train/episode/cost_return": entry.cost_return,
         "train/account/violating_steps": entry.violating_steps,
         "train/account/violation_events": entry.violation_events,
         "train/account/cumulative_violating_steps": violating_steps,
-        "train/account/worst_excess": entry.worst_excess,
         "train/account/infeasible_plans": entry.infeasible_plans,
         "train/account/backup_steps": entry.backup_steps,
         "train/account/underpredicted_plans": entry.underpredicted_plans,
     }
+    for c in range(len(entry.cost_return)):
+        # The only constraint needs no number behind its name.
+        ending = f"/{c}" if len(entry.cost_return) > 1 else ""
+        metrics[f"train/episode/cost_return{ending}"] = entry.cost_return[c]
+        metrics[f"train/account/worst_excess{ending}"] = entry.worst_excess[c]
     for name, count in counts.items():
         for level, share in count.shares().items():
             metrics[f"coverage/{name}/{level}"] = share
@@ -635,7 +640,8 @@ def _to_record(batch: _Batch, planned: bool) -> EpisodeRecord:
     t = batch.transition
     m = {name: np.asarray(value) for name, value in batch.metrics.items()}
     length, dim = t.obs.shape
-    unknown, unknown_d = np.full(length, np.nan), np.full((length, dim), np.nan)
+    unknown_c = np.full(t.cost.shape, np.nan)
+    unknown_d = np.full((length, dim), np.nan)
     return EpisodeRecord(
         obs=np.asarray(t.obs),
         action=np.asarray(t.action),
@@ -648,7 +654,7 @@ def _to_record(batch: _Batch, planned: bool) -> EpisodeRecord:
         planned=np.full(length, planned),
         feasible=m.get("plan/feasible", np.ones(length, bool)),
         backup=m.get("plan/backup", np.zeros(length, bool)),
-        predicted_cost=m.get("plan/cost", unknown),
+        predicted_cost=m.get("plan/cost", unknown_c),
         mean=m.get("prediction/mean", unknown_d),
         epistemic_std=m.get("prediction/epistemic_std", unknown_d),
         aleatoric_std=m.get("prediction/aleatoric_std", unknown_d),
