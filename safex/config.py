@@ -387,8 +387,7 @@ class MinMaxConfig:
 
     Attributes:
       iterations: outer iterations, each a y-step and an x-step.
-      horizon_x: H [steps].
-      horizon_y: H of the adversary, the same.
+      horizon: H of both players [steps].
       num_iter_x: refits per x-step.
       num_iter_y: refits per y-step.
       num_samples_x: candidates per refit.
@@ -412,8 +411,7 @@ class MinMaxConfig:
     """
 
     iterations: int = 2
-    horizon_x: int = 20
-    horizon_y: int = 20
+    horizon: int = 20
     num_iter_x: int = 2
     num_iter_y: int = 2
     num_samples_x: int = 40
@@ -444,11 +442,6 @@ class MinMaxConfig:
             value = getattr(self, field.name)
             if field.type is int and not value >= 1:
                 raise ValueError(f"{field.name} must be >= 1, got {value}")
-        if self.horizon_x != self.horizon_y:
-            raise ValueError(
-                "horizon_x and horizon_y must be equal, the adversary acts at every "
-                f"step; got {self.horizon_x} and {self.horizon_y}"
-            )
         for player in "xy":
             num_samples = getattr(self, f"num_samples_{player}")
             for name in (f"num_elites_{player}", f"num_fixed_elites_{player}"):
@@ -498,6 +491,101 @@ class ScheduleConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class NoSettings:
+    """Of a component that has none."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SampledConfig:
+    """How a planner samples nominal rollouts.
+
+    Attributes:
+      sampling_mode: one of `SAMPLING_MODES`.
+      num_particles: P rollouts per candidate; the mode MEAN needs only one.
+    """
+
+    sampling_mode: str = "MEAN"
+    num_particles: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuses impossible settings.
+
+        Raises:
+          ValueError: names the field, its value and what would be right.
+        """
+        if self.sampling_mode not in SAMPLING_MODES:
+            raise ValueError(
+                f"sampling_mode must be one of {SAMPLING_MODES}, got "
+                f"{self.sampling_mode!r}"
+            )
+        require_at_least(1, self, ("num_particles",))
+
+
+@dataclasses.dataclass(frozen=True)
+class PessimisticConfig(SampledConfig):
+    """How a planner samples the reward, and how it judges an adversary's rollout.
+
+    Attributes:
+      noise_alpha: aleatoric stds by which each imagined state is judged.
+    """
+
+    noise_alpha: float = 3.0
+
+    def __post_init__(self) -> None:
+        """Refuses impossible settings.
+
+        Raises:
+          ValueError: names the field, its value and what would be right.
+        """
+        super().__post_init__()
+        require_at_least(0, self, ("noise_alpha",))
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimisticPessimisticConfig:
+    """How a planner judges an adversary's rollout; the reward needs no sampling.
+
+    Attributes:
+      noise_alpha: aleatoric stds by which each imagined state is judged.
+    """
+
+    noise_alpha: float = 3.0
+
+    def __post_init__(self) -> None:
+        """Refuses impossible settings.
+
+        Raises:
+          ValueError: names the field, its value and what would be right.
+        """
+        require_at_least(0, self, ("noise_alpha",))
+
+
+@dataclasses.dataclass(frozen=True)
+class PenaltyConfig:
+    """A fixed weight on what passes the threshold.
+
+    Attributes:
+      lmbda: weight of the penalty.
+      barrierfn: its shape, one of `PENALTIES`.
+    """
+
+    lmbda: float = 1.0
+    barrierfn: str = "relu"
+
+    def __post_init__(self) -> None:
+        """Refuses impossible settings.
+
+        Raises:
+          ValueError: names the field, its value and what would be right.
+        """
+        if self.barrierfn not in PENALTIES:
+            raise ValueError(
+                f"barrierfn must be one of {PENALTIES}, got {self.barrierfn!r}"
+            )
+        require_at_least(0, self, ("lmbda",))
+
+
+@dataclasses.dataclass(frozen=True)
 class MPCConfig:
     """Confidence widths of the planner, and what an episode may cost.
 
@@ -509,7 +597,8 @@ class MPCConfig:
       pes_schedule: how `pes_alpha` changes over episodes.
       opt_schedule: how `opt_alpha` changes over episodes.
       cost_budget: allowed cost of an episode, one number or one per constraint.
-      episode_steps: steps over which the budget is spread evenly.
+      episode_steps: steps over which the budget is spread evenly; None is the time
+        limit of the system.
     """
 
     beta: tuple[float, ...] = (1.0,)
@@ -518,7 +607,7 @@ class MPCConfig:
     pes_schedule: ScheduleConfig = ScheduleConfig()
     opt_schedule: ScheduleConfig = ScheduleConfig()
     cost_budget: tuple[float, ...] = (0.0,)
-    episode_steps: int = 200
+    episode_steps: int | None = None
 
     def __post_init__(self) -> None:
         """Refuses negative widths and budgets.
@@ -531,7 +620,8 @@ class MPCConfig:
         if not self.cost_budget or not min(self.cost_budget) >= 0:
             raise ValueError(f"cost_budget must be >= 0, got {self.cost_budget}")
         require_at_least(0, self, ("pes_alpha", "opt_alpha"))
-        require_at_least(1, self, ("episode_steps",))
+        if self.episode_steps is not None:
+            require_at_least(1, self, ("episode_steps",))
 
 
 @dataclasses.dataclass(frozen=True)
