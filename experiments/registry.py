@@ -68,10 +68,6 @@ class Choice(NamedTuple):
     kind: str
     settings: Any
 
-    def plain(self) -> dict[str, Any]:
-        """The section as it is written in YAML."""
-        return {"kind": self.kind, **dataclasses.asdict(self.settings)}
-
 
 def settings_class(section: str, kind: Any) -> type:
     """The dataclass of settings that a kind takes.
