@@ -31,6 +31,7 @@ from safex.training.files import write_text
 from safex.training.lockstep import default_group_size
 from safex.training.loggers import LocalLogger, Logger, WandbLogger
 from safex.training.loop import SeedRun, Trainer
+from safex.training.margins import limits_of
 from safex.training.report import RunInfo
 
 _ROOT = Path(__file__).resolve().parents[1]
@@ -96,11 +97,11 @@ def run_experiment(
             size = config.job.seeds_per_process or default_group_size(len(runs))
             for first in range(0, len(runs), size):
                 trainer.train(runs[first : first + size])
-        info = _run_info(config, limit_index, np.asarray(agent.beta), env)
+        info = _run_info(config, np.asarray(agent.beta), env)
         summary = report.summarise_run(folder, info, seeds)
         report.write_figures(folder, info, seeds, env, summary)
         if config.render:
-            report.write_videos(folder, info, seeds, env)
+            report.write_videos(folder, info, seeds, env, warn)
         # Last, because a folder with a summary is a finished run.
         text = json.dumps(summary, indent=2, allow_nan=False) + "\n"
         write_text(folder / "summary.json", text)
@@ -243,9 +244,7 @@ def revision() -> str:
         return f"safex-{safex.__version__}"
 
 
-def _run_info(
-    config: ExperimentConfig, limit_index: int, beta: np.ndarray, env: Any
-) -> RunInfo:
+def _run_info(config: ExperimentConfig, beta: np.ndarray, env: Any) -> RunInfo:
     return RunInfo(
         env="pendulum",
         method=config.method,
@@ -254,10 +253,9 @@ def _run_info(
         episodes=config.train.num_model_updates,
         random_steps=config.train.num_exploration_steps,
         horizon=config.horizon,
-        cost_budget=config.constraint.d,
-        limit_name=env.limit_name,
-        limit=config.constraint.speed_threshold,
-        limit_unit=env.limit_unit,
-        limit_index=limit_index,
+        limits=limits_of(env),
+        cost_budget=np.broadcast_to(
+            config.constraint.d, (env.num_constraints,)
+        ).tolist(),
         beta=beta,
     )
