@@ -105,7 +105,7 @@ def phase_portrait(
     ends = iter(np.split(steps, np.cumsum([len(r.obs) for r in every])[:-1]))
     return Portrait(
         paths=[
-            [Path(next(ends), (r.margin > 0).any(1)) for r in records]
+            [Path(next(ends), np.any(r.margin > 0, axis=1)) for r in records]
             for records in records_by_seed
         ],
         labels=plane.labels,

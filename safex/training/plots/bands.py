@@ -12,6 +12,7 @@ from safex.training.plots.style import (
     MARKER_LIMIT,
     finite,
     forbid,
+    mark_violations,
     pretty,
 )
 
@@ -81,6 +82,8 @@ def draw_margins(
     for c, (axes, limit) in enumerate(zip(panels, limits, strict=True)):
         draw_band(axes, x, mean[:, c], lower[:, c], upper[:, c], label=label)
         draw_actual(axes, x, actual[:, c])
+        past = actual[:, c] > 0
+        mark_violations(axes, x[past], actual[past, c])
         axes.axhline(0.0, color=LIMIT, linestyle="--", linewidth=1.2, label="limit")
         every = np.stack([actual[:, c], lower[:, c], upper[:, c]])
         low, high = min(0.0, every.min()), max(0.0, every.max())

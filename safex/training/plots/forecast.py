@@ -81,5 +81,5 @@ def plot_forecast(
             panels[bottom].set_xlabel("environment step")
             panels[bottom].tick_params(labelbottom=True)  # also above an empty place
         integer_ticks(panels[-1].xaxis)
-        shared_legend(figure, panels, columns=5, markerscale=2.0)
+        shared_legend(figure, panels, columns=3 * columns, markerscale=2.0)
     return figure

@@ -11,6 +11,7 @@ import numpy as np
 from safex.training.plots.style import (
     LIMIT,
     SHADE,
+    mark_violations,
     new_figure,
     note,
     pretty,
@@ -119,15 +120,8 @@ def _panel(
         )
         marked = path.points[path.violating, 1]
         wrapped = np.mod(marked + np.pi, 2 * np.pi) - np.pi
-        axes.scatter(
-            *np.where(portrait.angles, wrapped, marked).T,
-            marker="x",
-            s=16,
-            color=LIMIT,
-            linewidths=1.1,
-            label="violating step" if episode == 0 else None,
-            zorder=4,
-        )
+        x, y = np.where(portrait.angles, wrapped, marked).T
+        mark_violations(axes, x, y, named=episode == 0)
         count += len(marked)
     text = f"{count} violating step{'' if count == 1 else 's'}"
     if portrait.bounded[1]:

@@ -136,3 +136,19 @@ def finite(
 def forbid(axes: "Axes", low: float, high: float, label: str | None = None) -> None:
     """Shades a band of heights as forbidden."""
     axes.axhspan(low, high, facecolor=LIMIT, alpha=SHADE, linewidth=0, label=label)
+
+
+def mark_violations(
+    axes: "Axes", x: npt.ArrayLike, y: npt.ArrayLike, *, named: bool = True
+) -> None:
+    """Crosses where a limit was passed; in the legend only if `named`."""
+    axes.scatter(
+        x,
+        y,
+        marker="x",
+        s=16,
+        color=LIMIT,
+        linewidths=1.1,
+        label="violating step" if named else None,
+        zorder=4,
+    )
