@@ -251,12 +251,14 @@ class MinMax:
         size = self.config.num_fixed_elites_y
         if self.config.mode == "mean":
             return attack.y[_most_harmful(attack)[:size]]
-        # The worst reply to each agent under each constraint first, then older ones.
+        # The worst reply to each agent under each constraint first, then older ones; the
+        # best agent's come first, should not all of them find room.
+        _, agents, constraints = attack.cost.shape
         worst = jnp.stack(
             [
                 jnp.lexsort((-attack.margin[:, e, c], -attack.cost[:, e, c]))[0]
-                for c in range(attack.cost.shape[2])
-                for e in range(attack.cost.shape[1])
+                for e in range(agents)
+                for c in range(constraints)
             ]
         )
         queue = jnp.concatenate([attack.y[worst], archive])
