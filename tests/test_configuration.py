@@ -27,7 +27,7 @@ from safex.constraints import penalty
 from safex.constraints.penalty import Penalty
 from safex.envs.pendulum import Pendulum
 from safex.errors import ConfigError
-from safex.models import ensemble
+from safex.models import networks
 
 CONFIG_DIR = Path(__file__).resolve().parents[1] / "experiments" / "config"
 NAME = "launcher_pendulum"
@@ -276,7 +276,7 @@ def test_decisions_share_out_the_cores_there_are():
 
 
 def test_the_choices_are_those_that_the_code_offers():
-    assert tuple(ensemble.ACTIVATIONS) == config_module.ACTIVATIONS
+    assert tuple(networks.ACTIVATIONS) == config_module.ACTIVATIONS
     assert tuple(penalty.PENALTIES) == config_module.PENALTIES
     assert tuple(rollout.SAMPLING_MODES) == config_module.SAMPLING_MODES
 
