@@ -9,6 +9,10 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+BACKUPS = ("least_margin", "policy")
+COST_RISKS = ("mean", "max", "cvar", "ucb", "members")
+EXPLORATION_OBJECTIVES = ("reward", "information_gain", "epistemic_std")
+TERMINAL_VALUES = ("none", "backup", "env")
 ACTIVATIONS = ("algebraic_swish", "swish", "tanh", "relu")
 CALIBRATION_METHODS = ("none", "kuleshov", "conformal")
 MINMAX_MODES = ("worst_case", "mean")
@@ -418,6 +422,9 @@ class MinMaxConfig:
         [-1, 1]^D.
       verify: attack the final candidates once more and choose among them by what the
         attack found.
+      gradient_steps: steps of signed gradient ascent that end every y-step, from the
+        worst adversary of each agent and constraint, through the model; 0 is off.
+      gradient_step_size: length of such a step in the box [-1, 1].
     """
 
     iterations: int = 2
@@ -440,6 +447,8 @@ class MinMaxConfig:
     mode: str = "worst_case"
     corners: bool = True
     verify: bool = True
+    gradient_steps: int = 0
+    gradient_step_size: float = 0.5
 
     def __post_init__(self) -> None:
         """Refuses impossible settings.
@@ -451,8 +460,9 @@ class MinMaxConfig:
             raise ValueError(f"mode must be one of {MINMAX_MODES}, got {self.mode!r}")
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.type is int and not value >= 1:
-                raise ValueError(f"{field.name} must be >= 1, got {value}")
+            least = 0 if field.name == "gradient_steps" else 1
+            if field.type is int and not value >= least:
+                raise ValueError(f"{field.name} must be >= {least}, got {value}")
         if self.horizon_x != self.horizon_y:
             raise ValueError(
                 "horizon_x and horizon_y must be equal, the adversary acts at every "
@@ -472,6 +482,7 @@ class MinMaxConfig:
                     f"{getattr(self, f'exponent_{player}')}"
                 )
         require_positive(self, ("init_std_x", "init_std_y", "min_std", "std_decay"))
+        require_positive(self, ("gradient_step_size",))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -677,6 +688,95 @@ class ScheduleConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class RiskConfig:
+    """What the costs of several particles come to.
+
+    Attributes:
+      kind: `mean`, `max`, `cvar` (mean of the worst share), `ucb` (mean + kappa std) or
+        `members` (the worst ensemble member's mean, so that a feasible plan is feasible
+        for every member; needs the sampling mode TSInf and a particle a member).
+      level: of `cvar`, in [0, 1]: 0 is the mean and 1 the maximum.
+      kappa: of `ucb`.
+    """
+
+    kind: str = "mean"
+    level: float = 0.9
+    kappa: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuses an unknown kind and a level that is no share.
+
+        Raises:
+          ValueError: names the field, its value and what would be right.
+        """
+        if self.kind not in COST_RISKS:
+            raise ValueError(f"kind must be one of {COST_RISKS}, got {self.kind!r}")
+        if not 0.0 <= self.level <= 1.0:
+            raise ValueError(f"level must lie in [0, 1], got {self.level}")
+        require_at_least(0, self, ("kappa",))
+
+
+@dataclasses.dataclass(frozen=True)
+class TerminalConfig:
+    """What is asked of the state that a plan ends in.
+
+    Attributes:
+      steps: K, steps of the environment's backup behind the plan that must keep the
+        thresholds with it [steps]; 0 is off.
+      value: what they add to the value: `none`, `backup` (their discounted reward) or
+        `env` (the environment's `terminal_value` of the state the plan ends in).
+      discount: per step of the backup's reward, in (0, 1].
+    """
+
+    steps: int = 0
+    value: str = "none"
+    discount: float = 0.99
+
+    def __post_init__(self) -> None:
+        """Refuses impossible settings.
+
+        Raises:
+          ValueError: names the field, its value and what would be right.
+        """
+        require_at_least(0, self, ("steps",))
+        if self.value not in TERMINAL_VALUES:
+            raise ValueError(
+                f"value must be one of {TERMINAL_VALUES}, got {self.value!r}"
+            )
+        if self.value == "backup" and not self.steps:
+            raise ValueError("value 'backup' needs steps >= 1, got 0")
+        if not 0.0 < self.discount <= 1.0:
+            raise ValueError(f"discount must lie in (0, 1], got {self.discount}")
+
+
+@dataclasses.dataclass(frozen=True)
+class ExplorationConfig:
+    """What a planner maximises in place of the reward, and for how long.
+
+    Attributes:
+      objective: `reward`, `information_gain` or `epistemic_std`.
+      episodes: planned episodes that maximise it, after which the reward counts; 0 is
+        all of them.
+    """
+
+    objective: str = "reward"
+    episodes: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuses an unknown objective.
+
+        Raises:
+          ValueError: names the field, its value and what would be right.
+        """
+        if self.objective not in EXPLORATION_OBJECTIVES:
+            raise ValueError(
+                f"objective must be one of {EXPLORATION_OBJECTIVES}, got "
+                f"{self.objective!r}"
+            )
+        require_at_least(0, self, ("episodes",))
+
+
+@dataclasses.dataclass(frozen=True)
 class MPCConfig:
     """Confidence widths of the planner, and what an episode may cost.
 
@@ -689,6 +789,12 @@ class MPCConfig:
       opt_schedule: how `opt_alpha` changes over episodes.
       cost_budget: allowed cost of an episode, one number or one per constraint.
       episode_steps: steps over which the budget is spread evenly.
+      backup: what acts without a feasible plan: `least_margin`, the candidate of least
+        predicted margin, or `policy`, the environment's own backup.
+      budget_switch: plans may use all of the budget that is left, whenever they like,
+        and the backup policy takes over before it could run out; needs `policy`.
+      switch_noise_alpha: multiple of the aleatoric std by which that forecast judges
+        each state.
     """
 
     beta: tuple[float, ...] = (1.0,)
@@ -698,6 +804,9 @@ class MPCConfig:
     opt_schedule: ScheduleConfig = ScheduleConfig()
     cost_budget: tuple[float, ...] = (0.0,)
     episode_steps: int = 200
+    backup: str = "least_margin"
+    budget_switch: bool = False
+    switch_noise_alpha: float = 3.0
 
     def __post_init__(self) -> None:
         """Refuses negative widths and budgets.
@@ -709,7 +818,13 @@ class MPCConfig:
             raise ValueError(f"beta must be >= 0, got {self.beta}")
         if not self.cost_budget or not min(self.cost_budget) >= 0:
             raise ValueError(f"cost_budget must be >= 0, got {self.cost_budget}")
-        require_at_least(0, self, ("pes_alpha", "opt_alpha"))
+        if self.backup not in BACKUPS:
+            raise ValueError(f"backup must be one of {BACKUPS}, got {self.backup!r}")
+        if self.budget_switch and self.backup != "policy":
+            raise ValueError(
+                f"budget_switch needs backup 'policy', got {self.backup!r}"
+            )
+        require_at_least(0, self, ("pes_alpha", "opt_alpha", "switch_noise_alpha"))
         require_at_least(1, self, ("episode_steps",))
 
 

@@ -168,6 +168,10 @@ class Environment(Protocol):
         """Noise-free observation of a state."""
         ...
 
+    def backup(self, obs: Array) -> Array:
+        """`[A]` action of a controller that brings the system to rest in its limits."""
+        ...
+
 
 class DynamicsModel(Protocol):
     """A learned (or known) model of the next observation.
@@ -194,7 +198,10 @@ class DynamicsModel(Protocol):
         ...
 
     def members(self, state: PyTree, obs: Array, action: Array) -> Prediction:
-        """Every member on observations of its own, `[E, S, D], [A] -> [E, S, D]`."""
+        """Every member on observations of its own, `[E, S, D] -> [E, S, D]`.
+
+        The action is `[A]`, common to all, or `[E, S, A]`.
+        """
         ...
 
     def select(self, state: PyTree, index: Array) -> PyTree:
