@@ -400,8 +400,7 @@ class MinMaxConfig:
 
     Attributes:
       iterations: outer iterations, each a y-step and an x-step.
-      horizon_x: H [steps].
-      horizon_y: H of the adversary, the same.
+      horizon: H of both players [steps].
       num_iter_x: refits per x-step.
       num_iter_y: refits per y-step.
       num_samples_x: candidates per refit.
@@ -428,8 +427,7 @@ class MinMaxConfig:
     """
 
     iterations: int = 2
-    horizon_x: int = 20
-    horizon_y: int = 20
+    horizon: int = 20
     num_iter_x: int = 2
     num_iter_y: int = 2
     num_samples_x: int = 40
@@ -463,11 +461,6 @@ class MinMaxConfig:
             least = 0 if field.name == "gradient_steps" else 1
             if field.type is int and not value >= least:
                 raise ValueError(f"{field.name} must be >= {least}, got {value}")
-        if self.horizon_x != self.horizon_y:
-            raise ValueError(
-                "horizon_x and horizon_y must be equal, the adversary acts at every "
-                f"step; got {self.horizon_x} and {self.horizon_y}"
-            )
         for player in "xy":
             num_samples = getattr(self, f"num_samples_{player}")
             for name in (f"num_elites_{player}", f"num_fixed_elites_{player}"):
@@ -688,6 +681,11 @@ class ScheduleConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class NoSettings:
+    """Of a component that has none."""
+
+
+@dataclasses.dataclass(frozen=True)
 class RiskConfig:
     """What the costs of several particles come to.
 
@@ -714,6 +712,15 @@ class RiskConfig:
         if not 0.0 <= self.level <= 1.0:
             raise ValueError(f"level must lie in [0, 1], got {self.level}")
         require_at_least(0, self, ("kappa",))
+
+
+def require_members_apart(risk: RiskConfig, sampling_mode: str) -> None:
+    """Raises ValueError on a risk of members whose particles do not keep to one."""
+    if risk.kind == "members" and sampling_mode != "TSInf":
+        raise ValueError(
+            "risk 'members' needs sampling_mode 'TSInf', whose particles keep to one "
+            f"member, got {sampling_mode!r}"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -777,6 +784,148 @@ class ExplorationConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class SampledConfig:
+    """How a planner samples nominal rollouts.
+
+    Attributes:
+      sampling_mode: one of `SAMPLING_MODES`.
+      num_particles: P rollouts per candidate; the mode MEAN needs only one.
+      terminal: what is asked of the state that a plan ends in.
+      exploration: what is maximised in place of the reward, and for how long.
+    """
+
+    sampling_mode: str = "MEAN"
+    num_particles: int = 1
+    terminal: TerminalConfig = TerminalConfig()
+    exploration: ExplorationConfig = ExplorationConfig()
+
+    def __post_init__(self) -> None:
+        """Refuses impossible settings.
+
+        Raises:
+          ValueError: names the field, its value and what would be right.
+        """
+        if self.sampling_mode not in SAMPLING_MODES:
+            raise ValueError(
+                f"sampling_mode must be one of {SAMPLING_MODES}, got "
+                f"{self.sampling_mode!r}"
+            )
+        require_at_least(1, self, ("num_particles",))
+
+
+@dataclasses.dataclass(frozen=True)
+class SafeConfig(SampledConfig):
+    """How a planner samples rollouts, and what their costs come to.
+
+    Attributes:
+      risk: of the particles' costs.
+      separate: the cost has particles of its own, drawn apart from the reward's.
+    """
+
+    risk: RiskConfig = RiskConfig()
+    separate: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuses impossible settings.
+
+        Raises:
+          ValueError: names the field, its value and what would be right.
+        """
+        super().__post_init__()
+        require_members_apart(self.risk, self.sampling_mode)
+
+
+@dataclasses.dataclass(frozen=True)
+class PesTrajConfig(SafeConfig):
+    """`SafeConfig` of the worst of particles drawn apart."""
+
+    risk: RiskConfig = RiskConfig("max")
+    separate: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class OPAXConfig(SafeConfig):
+    """`SafeConfig` of a planner that gathers information."""
+
+    exploration: ExplorationConfig = ExplorationConfig("information_gain")
+
+
+@dataclasses.dataclass(frozen=True)
+class PessimisticConfig(SampledConfig):
+    """How a planner samples the reward, and how it judges an adversary's rollout.
+
+    Attributes:
+      noise_alpha: aleatoric stds by which each imagined state is judged.
+    """
+
+    noise_alpha: float = 3.0
+
+    def __post_init__(self) -> None:
+        """Refuses impossible settings.
+
+        Raises:
+          ValueError: names the field, its value and what would be right.
+        """
+        super().__post_init__()
+        require_at_least(0, self, ("noise_alpha",))
+
+
+@dataclasses.dataclass(frozen=True)
+class ActSafeConfig(PessimisticConfig):
+    """`PessimisticConfig` of a planner that first explores."""
+
+    exploration: ExplorationConfig = ExplorationConfig("epistemic_std", episodes=5)
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimisticPessimisticConfig:
+    """How a planner judges an adversary's rollout; the reward needs no sampling.
+
+    Attributes:
+      noise_alpha: aleatoric stds by which each imagined state is judged.
+      terminal: what is asked of the state that a plan ends in.
+      exploration: what is maximised in place of the reward, and for how long.
+    """
+
+    noise_alpha: float = 3.0
+    terminal: TerminalConfig = TerminalConfig()
+    exploration: ExplorationConfig = ExplorationConfig()
+
+    def __post_init__(self) -> None:
+        """Refuses impossible settings.
+
+        Raises:
+          ValueError: names the field, its value and what would be right.
+        """
+        require_at_least(0, self, ("noise_alpha",))
+
+
+@dataclasses.dataclass(frozen=True)
+class PenaltyConfig:
+    """A fixed weight on what passes the threshold.
+
+    Attributes:
+      lmbda: weight of the penalty.
+      barrierfn: its shape, one of `PENALTIES`.
+    """
+
+    lmbda: float = 1.0
+    barrierfn: str = "relu"
+
+    def __post_init__(self) -> None:
+        """Refuses impossible settings.
+
+        Raises:
+          ValueError: names the field, its value and what would be right.
+        """
+        if self.barrierfn not in PENALTIES:
+            raise ValueError(
+                f"barrierfn must be one of {PENALTIES}, got {self.barrierfn!r}"
+            )
+        require_at_least(0, self, ("lmbda",))
+
+
+@dataclasses.dataclass(frozen=True)
 class MPCConfig:
     """Confidence widths of the planner, and what an episode may cost.
 
@@ -788,7 +937,8 @@ class MPCConfig:
       pes_schedule: how `pes_alpha` changes over episodes.
       opt_schedule: how `opt_alpha` changes over episodes.
       cost_budget: allowed cost of an episode, one number or one per constraint.
-      episode_steps: steps over which the budget is spread evenly.
+      episode_steps: steps over which the budget is spread evenly; None is the time
+        limit of the system.
       backup: what acts without a feasible plan: `least_margin`, the candidate of least
         predicted margin, or `policy`, the environment's own backup.
       budget_switch: plans may use all of the budget that is left, whenever they like,
@@ -803,7 +953,7 @@ class MPCConfig:
     pes_schedule: ScheduleConfig = ScheduleConfig()
     opt_schedule: ScheduleConfig = ScheduleConfig()
     cost_budget: tuple[float, ...] = (0.0,)
-    episode_steps: int = 200
+    episode_steps: int | None = None
     backup: str = "least_margin"
     budget_switch: bool = False
     switch_noise_alpha: float = 3.0
@@ -821,11 +971,10 @@ class MPCConfig:
         if self.backup not in BACKUPS:
             raise ValueError(f"backup must be one of {BACKUPS}, got {self.backup!r}")
         if self.budget_switch and self.backup != "policy":
-            raise ValueError(
-                f"budget_switch needs backup 'policy', got {self.backup!r}"
-            )
+            raise ValueError(f"budget_switch needs backup 'policy', got {self.backup}")
         require_at_least(0, self, ("pes_alpha", "opt_alpha", "switch_noise_alpha"))
-        require_at_least(1, self, ("episode_steps",))
+        if self.episode_steps is not None:
+            require_at_least(1, self, ("episode_steps",))
 
 
 @dataclasses.dataclass(frozen=True)

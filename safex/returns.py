@@ -32,8 +32,8 @@ def budget_to_threshold(cost_budget: float, discount: float, horizon: int) -> fl
 def horizon_threshold(left: Array, steps_left: Array, horizon: int) -> Array:
     """Share of an episode's remaining budget that the next `horizon` steps may cost.
 
-    `left min(1, horizon / steps_left)`: spent evenly over the steps that are left,
-    whole once the horizon reaches the end of the episode; zero for a budget of zero.
+    `left min(1, horizon / steps_left)`: spent evenly over the steps that are left, all
+    of it once the horizon reaches the end of the episode.
 
     Args:
       left: `[C]` budget that is left.

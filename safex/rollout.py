@@ -205,7 +205,8 @@ def evaluate(
     Returns:
       mean reward of the H steps, the terminal value shared out among them; summed cost;
       and the margin: how far past the limit, added up over all steps, if it is ever
-      passed, else the (negative) distance of the closest call. Leaves `[]` and `[C]`, or `[P]` and `[P, C]`.
+      passed, else the (negative) distance of the closest call. Leaves `[]` and `[C]`,
+      or `[P]` and `[P, C]`.
     """
     horizon, length = actions.shape[0], actions.shape[0] + terminal.steps
     reward = env.reward if reward is None else reward

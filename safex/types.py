@@ -111,16 +111,43 @@ class Environment(Protocol):
     """A pure JAX system: a pytree of its physical parameters with pure methods.
 
     `reward`, `cost` and `margin` are the only definition of the task, for the simulator
-    and for every planner. A limit is named by `limit_names`, in `limit_units`.
+    and for every planner.
     """
 
-    obs_dim: int
-    action_dim: int
-    num_constraints: int
-    max_steps: int
-    obs_names: tuple[str, ...]
-    limit_names: tuple[str, ...]
-    limit_units: tuple[str, ...]
+    @property
+    def obs_dim(self) -> int:
+        """D."""
+        ...
+
+    @property
+    def action_dim(self) -> int:
+        """A."""
+        ...
+
+    @property
+    def num_constraints(self) -> int:
+        """C."""
+        ...
+
+    @property
+    def max_steps(self) -> int:
+        """Time limit of an episode [steps]."""
+        ...
+
+    @property
+    def obs_names(self) -> tuple[str, ...]:
+        """What each entry of an observation is, with its unit."""
+        ...
+
+    @property
+    def limit_names(self) -> tuple[str, ...]:
+        """What each constraint limits."""
+        ...
+
+    @property
+    def limit_units(self) -> tuple[str, ...]:
+        """The unit of each limit."""
+        ...
 
     @property
     def limits(self) -> Array:
@@ -169,7 +196,7 @@ class Environment(Protocol):
         ...
 
     def backup(self, obs: Array) -> Array:
-        """`[A]` action of a controller that brings the system to rest in its limits."""
+        """`[A]` a cautious action that brings the system to rest within its limits."""
         ...
 
 
@@ -232,6 +259,11 @@ class Dataset(NamedTuple):
 
 class Agent(Protocol):
     """Something that acts and learns a model; the loop knows nothing else of it."""
+
+    @property
+    def beta(self) -> Array:
+        """`[D]` multiple of its epistemic std that it claims the truth lies within."""
+        ...
 
     def init(self, key: Array) -> PyTree:
         """Returns the state of an agent that has seen nothing."""

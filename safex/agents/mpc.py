@@ -34,6 +34,32 @@ NO_FEASIBLE_PLAN = 1
 BUDGET_SWITCH = 2
 
 
+class Widths(NamedTuple):
+    """The numbers of an `MPCConfig` that may be traced, and so differ between runs.
+
+    Attributes:
+      beta: `[D]` confidence width of each observation dimension.
+      pes_alpha: `[]`.
+      opt_alpha: `[]`.
+      cost_budget: `[C]` allowed cost of an episode under each constraint.
+    """
+
+    beta: Array
+    pes_alpha: Array
+    opt_alpha: Array
+    cost_budget: Array
+
+    @classmethod
+    def of(cls, config: MPCConfig, env: Environment) -> "Widths":
+        """Those of a configuration, for a system's dimensions."""
+        return cls(
+            beta=_entries(config.beta, env.obs_dim),
+            pes_alpha=jnp.asarray(config.pes_alpha),
+            opt_alpha=jnp.asarray(config.opt_alpha),
+            cost_budget=_entries(config.cost_budget, env.num_constraints),
+        )
+
+
 class MPCState(NamedTuple):
     """All that changes.
 
@@ -69,6 +95,7 @@ class MPCAgent:
       optimizer: solves it.
       rule: how costs count against a plan.
       config: confidence widths, the cost budget of an episode, and the backup.
+      widths: take the place of the config's, for runs that differ in them.
     """
 
     env: Environment
@@ -77,6 +104,7 @@ class MPCAgent:
     optimizer: Any
     rule: Rule
     config: MPCConfig = MPCConfig()
+    widths: Widths | None = None
 
     def __post_init__(self) -> None:
         """Refuses an environment that lacks what the settings ask of it.
@@ -103,19 +131,17 @@ class MPCAgent:
     @property
     def beta(self) -> Array:
         """`[D]` confidence width of each observation dimension."""
-        return jnp.broadcast_to(jnp.asarray(self.config.beta), (self.env.obs_dim,))
+        return self._widths.beta
 
     @property
-    def cost_budget(self) -> Array:
-        """`[C]` allowed cost of an episode under each constraint."""
-        budget = jnp.asarray(self.config.cost_budget, jnp.float32)
-        return jnp.broadcast_to(budget, (self.env.num_constraints,))
+    def _widths(self) -> Widths:
+        return self.widths or Widths.of(self.config, self.env)
 
     def init(self, key: Array) -> MPCState:
         """An agent that has seen nothing."""
         model_key, optimizer_key = jax.random.split(key)
         episode = jnp.zeros((), jnp.int32)
-        pessimism, optimism = self._widths(episode)
+        pessimism, optimism = self._scheduled(episode)
         return MPCState(
             model_state=self.model.init(model_key),
             optimizer_state=self.optimizer.init(optimizer_key),
@@ -140,8 +166,9 @@ class MPCAgent:
 
         Where the budget switch watches over it, the plan may spend all that is left.
         """
-        steps_left = jnp.maximum(self.config.episode_steps - state.steps, 1)
-        threshold = jnp.maximum(self.cost_budget - state.spent, 0.0)
+        length = self.config.episode_steps or self.env.max_steps
+        steps_left = jnp.maximum(length - state.steps, 1)
+        threshold = jnp.maximum(self._widths.cost_budget - state.spent, 0.0)
         if not self.config.budget_switch:
             threshold = horizon_threshold(threshold, steps_left, self.planner.span)
         return Constraint(threshold, state.rule_state, self.rule)
@@ -255,7 +282,7 @@ class MPCAgent:
         reason = jnp.where(forbidden, NO_FEASIBLE_PLAN, 0)
         if self.config.budget_switch:
             total = state.spent + self.switch_cost(state, obs, action)
-            over = jnp.any(total > self.cost_budget + COST_TOLERANCE)
+            over = jnp.any(total > self._widths.cost_budget + COST_TOLERANCE)
             reason = jnp.where(over & ~forbidden, BUDGET_SWITCH, reason)
         return reason.astype(jnp.int32)
 
@@ -307,12 +334,13 @@ class MPCAgent:
         model_state, metrics = self.model.fit(key, state.model_state, data)
         # The random phase was no decision of the agent, so its rule learns nothing.
         planned = state.episode > 0
-        learned = self.rule.update(state.rule_state, state.spent, self.cost_budget)
+        budget = self._widths.cost_budget
+        learned = self.rule.update(state.rule_state, state.spent, budget)
         rule_state = jax.tree.map(
             lambda new, old: jnp.where(planned, new, old), learned, state.rule_state
         )
         episode = state.episode + 1
-        pessimism, optimism = self._widths(episode)
+        pessimism, optimism = self._scheduled(episode)
         metrics = {f"model/{name}": value for name, value in metrics.items()}
         metrics |= {"agent/pessimism": pessimism, "agent/optimism": optimism}
         if rule_state:
@@ -327,9 +355,15 @@ class MPCAgent:
         )
         return state, metrics
 
-    def _widths(self, episode: Array) -> tuple[Array, Array]:
-        config = self.config
+    def _scheduled(self, episode: Array) -> tuple[Array, Array]:
+        """pes_alpha and opt_alpha of an episode."""
+        config, widths = self.config, self._widths
         return (
-            scheduled(config.pes_schedule, config.pes_alpha, episode),
-            scheduled(config.opt_schedule, config.opt_alpha, episode),
+            scheduled(config.pes_schedule, widths.pes_alpha, episode),
+            scheduled(config.opt_schedule, widths.opt_alpha, episode),
         )
+
+
+def _entries(values: tuple[float, ...], size: int) -> Array:
+    """One number or one per entry, as `[size]`."""
+    return jnp.broadcast_to(jnp.asarray(values, jnp.float32), (size,))

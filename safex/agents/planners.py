@@ -21,7 +21,12 @@ import jax
 import jax.numpy as jnp
 
 from safex import rollout
-from safex.config import ExplorationConfig, RiskConfig, TerminalConfig
+from safex.config import (
+    ExplorationConfig,
+    RiskConfig,
+    TerminalConfig,
+    require_members_apart,
+)
 from safex.optimizers.minmax import Game
 from safex.returns import (
     conditional_value_at_risk,
@@ -257,11 +262,7 @@ class Safe(_Sampled):
         Raises:
           ValueError: names the field, its value and what would be right.
         """
-        if self.risk.kind == "members" and self.sampling_mode != "TSInf":
-            raise ValueError(
-                "risk 'members' needs sampling_mode 'TSInf', whose particles keep to "
-                f"one member, got {self.sampling_mode!r}"
-            )
+        require_members_apart(self.risk, self.sampling_mode)
 
     def problem(
         self, key: Array, env: Environment, model: DynamicsModel, situation: Situation

@@ -82,11 +82,11 @@ class MinMax:
         """Zero agents; adversaries at random corners, so that none is idle."""
         c = self.config
         corners = jax.random.rademacher(key, (c.num_fixed_elites_y, 1, self.y_dim))
-        y_shape = (c.num_fixed_elites_y, c.horizon_y, self.y_dim)
+        y_shape = (c.num_fixed_elites_y, c.horizon, self.y_dim)
         return MinMaxState(
-            x_mean=jnp.zeros((c.horizon_x, self.x_dim)),
-            x_elites=jnp.zeros((c.num_fixed_elites_x, c.horizon_x, self.x_dim)),
-            y_mean=jnp.zeros((c.horizon_y, self.y_dim)),
+            x_mean=jnp.zeros((c.horizon, self.x_dim)),
+            x_elites=jnp.zeros((c.num_fixed_elites_x, c.horizon, self.x_dim)),
+            y_mean=jnp.zeros((c.horizon, self.y_dim)),
             archive=jnp.broadcast_to(corners, y_shape).astype(jnp.float32),
         )
 
@@ -146,7 +146,7 @@ class MinMax:
         worst = self._worst(nominal, attack, mode="worst_case")
         worst = gaussian.take(worst, constraint.order(worst.score))
         incumbent = gaussian.update_incumbent(
-            gaussian.no_incumbent(c.horizon_x, self.x_dim, constraint),
+            gaussian.no_incumbent(c.horizon, self.x_dim, constraint),
             worst,
             constraint,
         )
@@ -158,7 +158,7 @@ class MinMax:
     ) -> tuple[MinMaxState, _Attack]:
         """The adversary answers `agents` `[Ex, H, X]`; returns all that was tried."""
         c = self.config
-        shape = (c.num_samples_y, c.horizon_y, self.y_dim)
+        shape = (c.num_samples_y, c.horizon, self.y_dim)
         known = state.archive
         if c.corners:
             known = jnp.concatenate([known, self._corners()])
@@ -220,7 +220,7 @@ class MinMax:
     ) -> tuple[MinMaxState, Candidates]:
         """The agent answers the archive; returns its last candidates, best first."""
         c = self.config
-        shape = (c.num_samples_x, c.horizon_x, self.x_dim)
+        shape = (c.num_samples_x, c.horizon, self.x_dim)
 
         def refit(carry: tuple, key: Array) -> tuple[tuple, Candidates]:
             mean, std, kept = carry
@@ -292,7 +292,7 @@ class MinMax:
     def _corners(self) -> Array:
         """Adversaries constant in time, `[corners, H, Y]`."""
         signs = corner_signs(self.y_dim)
-        shape = (signs.shape[0], self.config.horizon_y, self.y_dim)
+        shape = (signs.shape[0], self.config.horizon, self.y_dim)
         return jnp.broadcast_to(signs[:, None], shape)
 
 

@@ -96,7 +96,7 @@ def account(record: EpisodeRecord, beta: np.ndarray, horizon: int) -> EpisodeAcc
       beta: `[D]` confidence width.
       horizon: H of the plans, for predicted against actual cost.
     """
-    violating = (record.cost > 0).any(1)
+    violating = np.any(record.cost > 0, axis=1)
     # Cost of the next H steps from each step on, shorter at the end of the episode.
     total = np.concatenate([np.zeros_like(record.cost[:1]), record.cost.cumsum(0)])
     steps = np.arange(len(record.cost))
