@@ -225,7 +225,10 @@ class DynamicsModel(Protocol):
         ...
 
     def members(self, state: PyTree, obs: Array, action: Array) -> Prediction:
-        """Every member on observations of its own, `[E, S, D], [A] -> [E, S, D]`."""
+        """Every member on observations of its own, `[E, S, D] -> [E, S, D]`.
+
+        The action is `[A]`, common to all, or `[E, S, A]`.
+        """
         ...
 
     def select(self, state: PyTree, index: Array) -> PyTree:

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 
 from safex import rollout
 from safex.agents.planners import Planner, Situation
-from safex.config import MPCConfig
-from safex.constraints.rule import Constraint, Rule
+from safex.config import MPCConfig, TerminalConfig
+from safex.constraints.rule import COST_TOLERANCE, Constraint, Rule
 from safex.optimizers.minmax import corner_signs
 from safex.returns import horizon_threshold
 from safex.schedules import scheduled
@@ -28,6 +28,10 @@ from safex.types import (
     PyTree,
     Transition,
 )
+
+# Why the backup acted, in the metrics and in the account; 0 is that it did not.
+NO_FEASIBLE_PLAN = 1
+BUDGET_SWITCH = 2
 
 
 class Widths(NamedTuple):
@@ -90,7 +94,7 @@ class MPCAgent:
       planner: poses the problem of one decision.
       optimizer: solves it.
       rule: how costs count against a plan.
-      config: confidence widths and the cost budget of an episode.
+      config: confidence widths, the cost budget of an episode, and the backup.
       widths: take the place of the config's, for runs that differ in them.
     """
 
@@ -101,6 +105,28 @@ class MPCAgent:
     rule: Rule
     config: MPCConfig = MPCConfig()
     widths: Widths | None = None
+
+    def __post_init__(self) -> None:
+        """Refuses an environment that lacks what the settings ask of it.
+
+        Raises:
+          ValueError: names the setting and what is missing.
+        """
+        terminal = self.planner.terminal
+        needed = {
+            "backup": {
+                "backup 'policy'": self.config.backup == "policy",
+                "terminal steps": terminal.steps > 0,
+            },
+            "terminal_value": {"terminal value 'env'": terminal.value == "env"},
+        }
+        for method, settings in needed.items():
+            for setting, used in settings.items():
+                if used and getattr(self.env, method, None) is None:
+                    raise ValueError(
+                        f"{setting} needs an environment with a {method}, "
+                        f"{type(self.env).__name__} has none"
+                    )
 
     @property
     def beta(self) -> Array:
@@ -136,11 +162,15 @@ class MPCAgent:
         )
 
     def constraint(self, state: MPCState) -> Constraint:
-        """What the next plan must keep: its share of what the budget has left."""
+        """What the next plan must keep: its share of what the budget has left.
+
+        Where the budget switch watches over it, the plan may spend all that is left.
+        """
         length = self.config.episode_steps or self.env.max_steps
         steps_left = jnp.maximum(length - state.steps, 1)
-        left = jnp.maximum(self._widths.cost_budget - state.spent, 0.0)
-        threshold = horizon_threshold(left, steps_left, self.planner.horizon)
+        threshold = jnp.maximum(self._widths.cost_budget - state.spent, 0.0)
+        if not self.config.budget_switch:
+            threshold = horizon_threshold(threshold, steps_left, self.planner.span)
         return Constraint(threshold, state.rule_state, self.rule)
 
     def act(
@@ -148,10 +178,15 @@ class MPCAgent:
     ) -> tuple[MPCState, Array, Metrics]:
         """Plans from `obs` `[D]` and returns the first action `[A]`.
 
-        Without a feasible plan the backup acts: the candidate of least excess.
+        Without a feasible plan the backup acts, unless the rule forbids nothing: the
+        candidate of least margin, or the environment's own controller. With the budget
+        switch that controller also acts where `switch_cost` says that after one more
+        step of the plan it could no longer keep the episode's budget.
 
         Returns:
-          next state, action, and `plan/*` (value, cost, margin, feasible, backup) with
+          next state, action, and `plan/*` (value, cost, margin, threshold, feasible;
+          the share of feasible candidates in the last iteration, the slack under each
+          constraint and which has least; whether the backup acts, and why) with
           `prediction/*`, the calibrated belief about the next observation.
         """
         del explore  # planning explores through its own optimism
@@ -161,6 +196,7 @@ class MPCAgent:
             state.model_state,
             state.pessimism * self.beta,
             state.optimism * self.beta,
+            state.episode,
         )
         problem = self.planner.problem(problem_key, self.env, self.model, situation)
         warm = self.optimizer.shift(state.optimizer_state)
@@ -168,8 +204,14 @@ class MPCAgent:
         optimizer_state, plan, info = self.optimizer.optimize(
             search_key, warm, problem, constraint
         )
-        decision = jnp.where(plan.feasible, plan.actions, plan.backup_actions)
-        action = self.planner.actions(decision)[0]
+        action = self.planner.actions(plan.actions)[0]
+        reason = self._backup_reason(state, obs, action, plan.feasible)
+        if self.config.backup == "policy":
+            fallback = self.env.backup(obs)
+        else:
+            fallback = self.planner.actions(plan.backup_actions)[0]
+        action = jnp.where(reason > 0, fallback, action)
+        slack = constraint.threshold - plan.cost
         belief = self.model.predict(state.model_state, obs, action)
         metrics = {
             "plan/value": plan.value,
@@ -177,13 +219,72 @@ class MPCAgent:
             "plan/margin": plan.margin,
             "plan/threshold": constraint.threshold,
             "plan/feasible": plan.feasible,
-            "plan/backup": ~plan.feasible,
+            "plan/feasible_share": info["feasible_share"][-1],
+            "plan/slack": slack,
+            "plan/binding": jnp.argmin(slack).astype(jnp.int32),
+            "plan/backup": reason > 0,
+            "plan/backup_reason": reason,
             "prediction/mean": belief.mean,
             "prediction/epistemic_std": belief.epistemic_std,
             "prediction/aleatoric_std": belief.aleatoric_std,
             "search": info,
         }
+        metrics |= self.planner.report(
+            problem_key,
+            self.env,
+            self.model,
+            situation,
+            plan.actions,
+            constraint.threshold,
+        )
         return state._replace(optimizer_state=optimizer_state), action, metrics
+
+    def switch_cost(self, state: MPCState, obs: Array, action: Array) -> Array:
+        """What one action and then the backup may cost over `H + K` steps, `[C]`.
+
+        The worst of adversaries that push every dimension one way all the time, and of
+        none at all: the pessimistic cost-to-go of the safe policy (Wendl et al. 2026,
+        arXiv 2601.19612), over the horizon in place of the rest of the episode.
+
+        Args:
+          state: the agent's state.
+          obs: `[D]` where it starts.
+          action: `[A]` first action.
+        """
+        hallucinated = rollout.hallucinated_transition(
+            self.model,
+            state.model_state,
+            self.env,
+            state.pessimism * self.beta,
+            self.config.switch_noise_alpha,
+        )
+        terminal = TerminalConfig(steps=self.planner.span - 1)
+
+        def cost(eta: Array) -> Array:
+            return rollout.evaluate(
+                self.env,
+                hallucinated,
+                obs,
+                action[None],
+                eta[None],
+                terminal=terminal,
+            ).cost
+
+        corners = corner_signs(self.env.obs_dim)
+        etas = jnp.concatenate([jnp.zeros_like(corners[:1]), corners])
+        return jax.vmap(cost)(etas).max(0)
+
+    def _backup_reason(
+        self, state: MPCState, obs: Array, action: Array, feasible: Array
+    ) -> Array:
+        """`[]` int32: 0 where the plan acts."""
+        forbidden = ~feasible & (not self.rule.prices)
+        reason = jnp.where(forbidden, NO_FEASIBLE_PLAN, 0)
+        if self.config.budget_switch:
+            total = state.spent + self.switch_cost(state, obs, action)
+            over = jnp.any(total > self._widths.cost_budget + COST_TOLERANCE)
+            reason = jnp.where(over & ~forbidden, BUDGET_SWITCH, reason)
+        return reason.astype(jnp.int32)
 
     def observe(self, state: MPCState, transition: Transition) -> MPCState:
         """Adds a step's cost to what the episode has spent."""
@@ -242,6 +343,9 @@ class MPCAgent:
         pessimism, optimism = self._scheduled(episode)
         metrics = {f"model/{name}": value for name, value in metrics.items()}
         metrics |= {"agent/pessimism": pessimism, "agent/optimism": optimism}
+        if rule_state:
+            named = rule_state._asdict().items()
+            metrics |= {f"rule/{name}": value for name, value in named}
         state = state._replace(
             model_state=model_state,
             pessimism=pessimism,

@@ -20,10 +20,33 @@ class FeasibleFirst(Rule):
     """
 
     def order(self, state: PyTree, threshold: Array, score: Score) -> Array:
-        """Feasible by value, then infeasible by margin and cost."""
+        """Feasible by worth, then infeasible by margin and cost."""
         feasible = self.feasible(state, threshold, score)
         broken = score.cost > threshold + COST_TOLERANCE
-        margin = total_margin(jnp.where(broken, score.margin, -jnp.inf))
         cost = jnp.where(broken, score.cost - threshold, 0.0).sum(-1)
         cost = jnp.where(feasible, 0.0, cost)
-        return jnp.lexsort((-score.value, cost, jnp.where(feasible, -jnp.inf, margin)))
+        margin = jnp.where(feasible, -jnp.inf, _broken_margin(threshold, score))
+        return jnp.lexsort((-self._worth(state, threshold, score), cost, margin))
+
+    def merit(self, state: PyTree, threshold: Array, score: Score) -> Array:
+        """Worth of the feasible, least margin of the others."""
+        return jnp.where(
+            self.feasible(state, threshold, score),
+            self._worth(state, threshold, score),
+            -_broken_margin(threshold, score),
+        )
+
+    def tier(self, state: PyTree, threshold: Array, score: Score) -> Array:
+        """The feasible are the first tier."""
+        return (~self.feasible(state, threshold, score)).astype(jnp.int32)
+
+    def _worth(self, state: PyTree, threshold: Array, score: Score) -> Array:
+        """What feasible candidates are ordered by."""
+        del state, threshold
+        return score.value
+
+
+def _broken_margin(threshold: Array, score: Score) -> Array:
+    """Total margin of the constraints that are broken, `-inf` if none is."""
+    broken = score.cost > threshold + COST_TOLERANCE
+    return total_margin(jnp.where(broken, score.margin, -jnp.inf))

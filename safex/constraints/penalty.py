@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
-from safex.constraints.rule import Rule
+from safex.constraints.rule import Rule, net_value
 from safex.types import Array, PyTree, Score
 
 
@@ -65,8 +65,8 @@ class Penalty(Rule):
         if not self.lmbda >= 0:
             raise ValueError(f"lmbda must be >= 0, got {self.lmbda}")
 
-    def order(self, state: PyTree, threshold: Array, score: Score) -> Array:
-        """Largest penalised value first."""
+    def merit(self, state: PyTree, threshold: Array, score: Score) -> Array:
+        """The penalised value."""
         del state
         penalty = PENALTIES[self.barrierfn](score.cost - threshold).sum(-1)
-        return jnp.argsort(-(score.value - self.lmbda * penalty))
+        return net_value(score.value, self.lmbda * penalty)

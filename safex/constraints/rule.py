@@ -6,6 +6,7 @@ threshold. `Constraint` binds the three for one decision.
 """
 
 import dataclasses
+from typing import ClassVar
 
 import jax.numpy as jnp
 from flax import struct
@@ -21,7 +22,13 @@ class Rule:
     """A rule without memory that allows what meets every threshold.
 
     Nothing is gathered through masks or padding: order is a sort over all candidates.
+
+    Attributes:
+      prices: costs have a price and none is forbidden: a plan past its threshold is
+        reported as such and still acts, so that the episode tells the price.
     """
+
+    prices: ClassVar[bool] = False
 
     def init(self, num_constraints: int) -> PyTree:
         """The state of a rule that has seen no episode."""
@@ -38,9 +45,18 @@ class Rule:
         del state
         return within(score, threshold)
 
+    def merit(self, state: PyTree, threshold: Array, score: Score) -> Array:
+        """`[N]` what candidates of the same tier are compared by, larger is better."""
+        raise NotImplementedError
+
+    def tier(self, state: PyTree, threshold: Array, score: Score) -> Array:
+        """`[N]` int32; a lower tier comes first whatever the merit."""
+        del state, threshold
+        return jnp.zeros(score.value.shape, jnp.int32)
+
     def order(self, state: PyTree, threshold: Array, score: Score) -> Array:
         """Indices `[N]` of scores with leaves `[N]`, `[N, C]`, best first."""
-        raise NotImplementedError
+        return jnp.argsort(-self.merit(state, threshold, score))
 
 
 class Constraint(struct.PyTreeNode):
@@ -64,6 +80,14 @@ class Constraint(struct.PyTreeNode):
         """Bool of each score."""
         return self.rule.feasible(self.state, self.threshold, score)
 
+    def merit(self, score: Score) -> Array:
+        """`[N]` what candidates of the same tier are compared by."""
+        return self.rule.merit(self.state, self.threshold, score)
+
+    def tier(self, score: Score) -> Array:
+        """`[N]` int32; a lower tier comes first whatever the merit."""
+        return self.rule.tier(self.state, self.threshold, score)
+
 
 def constrain(rule: Rule, threshold: float | Array = 0.0, num: int = 1) -> Constraint:
     """A rule without a past at a threshold, a number or `[C]`."""
@@ -74,6 +98,14 @@ def constrain(rule: Rule, threshold: float | Array = 0.0, num: int = 1) -> Const
 def within(score: Score, threshold: Array) -> Array:
     """Bool `[...]`: every cost meets its threshold."""
     return jnp.all(score.cost <= threshold + COST_TOLERANCE, axis=-1)
+
+
+def net_value(value: Array, price: Array) -> Array:
+    """`value - price`, and the least of all for a candidate that is not finite.
+
+    Its cost is infinite, which times a multiplier of zero would be NaN.
+    """
+    return jnp.where(jnp.isfinite(value), value - price, -jnp.inf)
 
 
 def total_margin(margin: Array) -> Array:

@@ -12,10 +12,10 @@ from safex.types import Array, PyTree, Score
 class Unconstrained(Rule):
     """Orders by value alone; everything is allowed."""
 
-    def order(self, state: PyTree, threshold: Array, score: Score) -> Array:
-        """Largest value first."""
+    def merit(self, state: PyTree, threshold: Array, score: Score) -> Array:
+        """The value."""
         del state, threshold
-        return jnp.argsort(-score.value)
+        return score.value
 
     def feasible(self, state: PyTree, threshold: Array, score: Score) -> Array:
         """Always true."""

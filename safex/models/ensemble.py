@@ -113,7 +113,9 @@ class Ensemble:
         return _of_member(state, obs, mean, std)
 
     def members(self, state: EnsembleState, obs: Array, action: Array) -> Prediction:
-        """Every member on observations of its own, `[E, S, D], [A] -> [E, S, D]`.
+        """Every member on observations of its own, `[E, S, D] -> [E, S, D]`.
+
+        The action is `[A]`, common to all, or `[E, S, A]`.
 
         One product a layer and member for all observations: what `member` under `vmap`
         computes from a copy of the weights for each observation.

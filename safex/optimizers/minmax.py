@@ -177,8 +177,39 @@ class MinMax:
         (mean, _), tried = jax.lax.scan(refit, start, keys)
         tried = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), tried)
         attack = _concatenate(known_attack, tried)
+        if c.gradient_steps:
+            climbed = self._climb(game, agents, attack)
+            attack = _concatenate(attack, self._attack(game, agents, climbed))
         archive = self._next_archive(attack, state.archive)
         return state._replace(y_mean=mean, archive=archive), attack
+
+    def _climb(self, game: Game, agents: Array, attack: _Attack) -> Array:
+        """Adversaries on the way uphill from the worst, `[Ex C steps, H, Y]`.
+
+        `y <- clip(y + size sign(d margin_c(x, y) / d y), -1, 1)` for each agent x and
+        constraint c (projected gradient descent of Madry et al. 2018, arXiv 1706.06083,
+        with the margin for the loss). The margin is what the gradient sees; whether an
+        adversary is worse is for the pool to say.
+        """
+        c = self.config
+        _, num_agents, num_constraints = attack.cost.shape
+        pairs = jnp.arange(num_agents * num_constraints)
+        which_x, which_c = jnp.divmod(pairs, num_constraints)
+
+        def climb(y: Array, x: Array, constraint: Array) -> Array:
+            def margin(y: Array) -> Array:
+                return game.attacked(x, y)[1][constraint]
+
+            def step(y: Array, _: None) -> tuple[Array, Array]:
+                slope = jnp.sign(jnp.nan_to_num(jax.grad(margin)(y)))
+                y = jnp.clip(y + c.gradient_step_size * slope, -1.0, 1.0)
+                return y, y
+
+            return jax.lax.scan(step, y, None, c.gradient_steps)[1]
+
+        start = attack.y[_worst_replies(attack)]
+        found = jax.vmap(climb)(start, agents[which_x], which_c)
+        return found.reshape(-1, *found.shape[2:])
 
     def _x_step(
         self,
@@ -253,15 +284,7 @@ class MinMax:
             return attack.y[_most_harmful(attack)[:size]]
         # The worst reply to each agent under each constraint first, then older ones; the
         # best agent's come first, should not all of them find room.
-        _, agents, constraints = attack.cost.shape
-        worst = jnp.stack(
-            [
-                jnp.lexsort((-attack.margin[:, e, c], -attack.cost[:, e, c]))[0]
-                for e in range(agents)
-                for c in range(constraints)
-            ]
-        )
-        queue = jnp.concatenate([attack.y[worst], archive])
+        queue = jnp.concatenate([attack.y[_worst_replies(attack)], archive])
         # One adversary is often the worst reply to all agents, and so again in the next
         # iteration; its copies would push out the others that bound the inner maximum.
         same = jnp.all(queue[:, None] == queue[None], axis=(2, 3))
@@ -282,6 +305,18 @@ def corner_signs(dim: int) -> Array:
     else:
         signs = np.concatenate([np.eye(dim), -np.eye(dim)])
     return jnp.asarray(signs, jnp.float32)
+
+
+def _worst_replies(attack: _Attack) -> Array:
+    """Indices `[Ex C]`, the constraints of an agent side by side."""
+    _, agents, constraints = attack.cost.shape
+    return jnp.stack(
+        [
+            jnp.lexsort((-attack.margin[:, e, c], -attack.cost[:, e, c]))[0]
+            for e in range(agents)
+            for c in range(constraints)
+        ]
+    )
 
 
 def _most_harmful(attack: _Attack) -> Array:
