@@ -11,17 +11,26 @@ import importlib
 from typing import Any, NamedTuple
 
 from safex.config import (
+    ActSafeConfig,
+    AugmentedLagrangianConfig,
     CartpoleConfig,
     CEMConfig,
+    CRPOConfig,
+    DualAscentConfig,
     EnsembleConfig,
     ICEMConfig,
+    LogBarrierConfig,
     MinMaxConfig,
+    MPPIConfig,
     NoSettings,
+    OPAXConfig,
     OptimisticPessimisticConfig,
     PenaltyConfig,
     PendulumConfig,
     PessimisticConfig,
-    SampledConfig,
+    PesTrajConfig,
+    PIDConfig,
+    SafeConfig,
 )
 from safex.errors import ConfigError
 
@@ -36,25 +45,33 @@ KINDS: dict[str, dict[str, type]] = {
         "DeterministicEnsemble": EnsembleConfig,
     },
     "planner": {
-        "Nominal": SampledConfig,
-        "Safe": SampledConfig,
-        "PesTraj": SampledConfig,
+        "Nominal": SafeConfig,
+        "Safe": SafeConfig,
+        "PesTraj": PesTrajConfig,
+        "OPAX": OPAXConfig,
         "Pessimistic": PessimisticConfig,
+        "ActSafe": ActSafeConfig,
         "OptimisticPessimistic": OptimisticPessimisticConfig,
     },
     "optimizer": {
         "CEM": CEMConfig,
         "ICEM": ICEMConfig,
+        "MPPI": MPPIConfig,
         "MinMax": MinMaxConfig,
     },
     "constraint": {
         "Unconstrained": NoSettings,
         "FeasibleFirst": NoSettings,
         "Penalty": PenaltyConfig,
+        "DualAscent": DualAscentConfig,
+        "PID": PIDConfig,
+        "AugmentedLagrangian": AugmentedLagrangianConfig,
+        "LogBarrier": LogBarrierConfig,
+        "CRPO": CRPOConfig,
     },
 }
 # Planners that pose a game need the optimizer that plays it, and no other does.
-GAMES = ("Pessimistic", "OptimisticPessimistic")
+GAMES = ("Pessimistic", "ActSafe", "OptimisticPessimistic")
 
 
 class Choice(NamedTuple):

@@ -37,6 +37,8 @@ def choices(group):
     return sorted(path.stem for path in (CONFIG_DIR / group).glob("*.yaml"))
 
 
+MEMBERS = config_module.SafeConfig("TSInf", 5, risk=config_module.RiskConfig("members"))
+WITH_MEMBERS = ("bnn",)
 TASKS, METHODS, MODELS = choices("task"), choices("method"), choices("model")
 
 
@@ -59,6 +61,10 @@ def test_every_yaml_builds_the_agent_it_names(task, method):
         assert config.wandb.group_name == f"{task}_{method}_{model}"
         assert config.wandb.job_name == f"{method}_{model}"
         assert config.wandb.project_name == f"safex-{task}"
+        if config.planner.settings == MEMBERS and model not in WITH_MEMBERS:
+            with pytest.raises(ConfigError, match="needs a model with members"):
+                build_agent(config, build_env(config))
+            continue
         agent = build_agent(config, build_env(config))
         assert agent.planner.horizon == config.horizon
         assert agent.optimizer.config.horizon == config.horizon

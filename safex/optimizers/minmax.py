@@ -282,8 +282,8 @@ class MinMax:
         size = self.config.num_fixed_elites_y
         if self.config.mode == "mean":
             return attack.y[_most_harmful(attack)[:size]]
-        # The worst reply to each agent under each constraint first, then older ones; the
-        # best agent's come first, should not all of them find room.
+        # The worst reply to each agent under each constraint first, then older ones;
+        # the best agent's come first, should not all of them find room.
         queue = jnp.concatenate([attack.y[_worst_replies(attack)], archive])
         # One adversary is often the worst reply to all agents, and so again in the next
         # iteration; its copies would push out the others that bound the inner maximum.
