@@ -6,7 +6,8 @@ them. The tuples name the choices that those classes offer.
 """
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 ACTIVATIONS = ("algebraic_swish", "swish", "tanh", "relu")
 CALIBRATION_METHODS = ("none", "kuleshov", "conformal")
@@ -31,11 +32,26 @@ def require_positive(config: object, names: Iterable[str]) -> None:
             raise ValueError(f"{name} must be > 0, got {getattr(config, name)}")
 
 
+def changed(config: Any, changes: Mapping[str, object]) -> Any:
+    """A copy of a dataclass with some fields replaced, and checked again.
+
+    Raises:
+      TypeError: names the fields that it does not have.
+      ValueError: a value is impossible.
+    """
+    allowed = [field.name for field in dataclasses.fields(config)]
+    unknown = sorted(set(changes) - set(allowed))
+    if unknown:
+        raise TypeError(f"unknown arguments {unknown}, allowed: {allowed}")
+    return dataclasses.replace(config, **changes)
+
+
 @dataclasses.dataclass(frozen=True)
 class PendulumConfig:
     """Task and physics of the pendulum, as written in the YAML.
 
     Attributes:
+      speed_threshold: largest |omega| that costs nothing [rad/s].
       action_cost: weight of the squared torque in the reward [1/(N m)^2].
       angle_tolerance: |theta| counted as upright [rad].
       stability_duration: consecutive upright steps that end the task.
@@ -50,6 +66,7 @@ class PendulumConfig:
       observation_noise_std: std of the Gaussian noise on each observation.
     """
 
+    speed_threshold: float = 6.0
     action_cost: float = 0.001
     angle_tolerance: float = 0.1
     stability_duration: int = 10
@@ -69,7 +86,10 @@ class PendulumConfig:
         Raises:
           ValueError: names the field, its value and what would be right.
         """
-        require_positive(self, ("mass", "length", "dt", "max_torque", "max_speed"))
+        require_positive(
+            self,
+            ("speed_threshold", "mass", "length", "dt", "max_torque", "max_speed"),
+        )
         require_at_least(
             0, self, ("process_noise_std", "observation_noise_std", "action_cost")
         )
@@ -81,6 +101,7 @@ class CartpoleConfig:
     """Task and physics of the cart-pole.
 
     Attributes:
+      slider_limit: largest |x| that costs nothing [m].
       sparse: reward only near upright and at the centre.
       max_steps: time limit of an episode [steps].
       dt: control step [s].
@@ -96,6 +117,7 @@ class CartpoleConfig:
       observation_noise_std: std of the Gaussian noise on each observation.
     """
 
+    slider_limit: float = 0.5
     sparse: bool = False
     max_steps: int = 200
     dt: float = 0.05
@@ -116,10 +138,10 @@ class CartpoleConfig:
           ValueError: names the field, its value and what would be right.
         """
         require_positive(
-            self, ("dt", "cart_mass", "pole_mass", "pole_length", "max_force")
+            self,
+            ("slider_limit", "rail", "dt", "cart_mass", "pole_mass", "pole_length"),
         )
-        if not self.rail > 0:
-            raise ValueError(f"rail must be > 0, got {self.rail}")
+        require_positive(self, ("max_force",))
         require_at_least(
             0, self, ("process_noise_std", "observation_noise_std", "gravity")
         )

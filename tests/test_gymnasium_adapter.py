@@ -67,7 +67,7 @@ class TestInterface:
         assert info == {}
         system = Pendulum.from_config()
         state = system.state_at(2.0, -3.0)
-        _, expected, margin = gymnasium_adapter._step(
+        _, expected, margins = gymnasium_adapter._step(
             system, jax.random.key(0), state, np.array([0.5], np.float32)
         )
         obs, reward, terminated, truncated, info = env.step(np.array([0.5]))
@@ -76,9 +76,11 @@ class TestInterface:
         assert_close(reward, float(expected.reward))
         assert type(reward) is float
         assert terminated is False and truncated is False
-        assert info.keys() == {"cost", "margin"}
-        assert {type(value) for value in info.values()} == {float}
-        assert_close(info["margin"], float(margin))
+        assert info.keys() == {"cost", "costs", "margin", "margins"}
+        assert type(info["cost"]) is type(info["margin"]) is float
+        assert_close(info["margins"], np.asarray(margins))
+        assert_close(info["costs"], np.asarray(expected.cost))
+        assert info["margin"] == margins.max() and info["cost"] == expected.cost.sum()
 
     def test_info_tells_cost_and_margin_of_the_next_speed(self, env):
         # Upright gravity does not pull: omega' = omega + 0.3 a.
@@ -122,6 +124,7 @@ class TestInterface:
         obs, reward, _, _, info = envs.step(np.ones((3, 1), np.float32))
         assert obs.shape == (3, 3) and reward.shape == (3,)
         assert info["cost"].shape == info["margin"].shape == (3,)
+        assert info["costs"].shape == info["margins"].shape == (3, 1)
         envs.close()
 
     def test_systems_of_one_type_share_a_compilation(self, env):
@@ -190,7 +193,9 @@ class TestOptions:
             ID, process_noise_std=0.1, speed_threshold=5, length=2, max_steps=17
         )
         config = PendulumConfig(process_noise_std=0.1, length=2.0, max_steps=17)
-        assert_close(env.unwrapped.system, Pendulum.from_config(config, 5.0))
+        assert_close(
+            env.unwrapped.system, Pendulum.from_config(config, speed_threshold=5.0)
+        )
 
     def test_an_unknown_kwarg_is_named(self):
         with pytest.raises(TypeError, match=r"\['masss'\], allowed: .*'mass'"):

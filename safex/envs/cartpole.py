@@ -6,7 +6,6 @@ slider constraint `|x| <= slider_limit` of the Real-World RL Suite (Dulac-Arnold
 Correct equations for the dynamics of the cart-pole system, Eqs. 23 and 24).
 """
 
-import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -16,6 +15,7 @@ from flax import struct
 
 from safex.config import CartpoleConfig
 from safex.envs.angles import to_unit_circle, wrap
+from safex.envs.system import System
 from safex.types import Array, Step
 
 
@@ -40,9 +40,10 @@ class CartpoleState(NamedTuple):
 class CartpoleParams(struct.PyTreeNode):
     """Everything about the cart-pole that may be varied, batched or differentiated.
 
-    Units as in `CartpoleConfig`; `slider_limit` [m] is the limit of the cost.
+    Meaning and units as in `CartpoleConfig`.
     """
 
+    slider_limit: Array
     dt: Array
     gravity: Array
     cart_mass: Array
@@ -52,30 +53,29 @@ class CartpoleParams(struct.PyTreeNode):
     rail: Array
     process_noise_std: Array
     observation_noise_std: Array
-    slider_limit: Array
 
 
-class Cartpole(struct.PyTreeNode):
+class Cartpole(System):
     """The constrained cart-pole; observation `(x, v, cos theta, sin theta, omega)`.
 
     Attributes:
-      params: physical and task parameters.
-      max_steps: time limit of an episode [steps].
       substeps: integration steps (Runge-Kutta 4) in a control step.
       sparse: reward only near upright and at the centre.
     """
 
     params: CartpoleParams
-    max_steps: int = struct.field(pytree_node=False, default=200)
     substeps: int = struct.field(pytree_node=False, default=5)
     sparse: bool = struct.field(pytree_node=False, default=False)
 
+    config_class = CartpoleConfig
+    params_class = CartpoleParams
     obs_dim = 5
     action_dim = 1
     obs_names = ("x [m]", "v [m/s]", "cos theta", "sin theta", "omega [rad/s]")
     state_names = ("x", "v", "theta", "omega")
-    limit_name = "|x|"
-    limit_unit = "m"
+    limit_names = ("|x|",)
+    limit_units = ("m",)
+    portrait = ("x", "theta")
 
     @property
     def noise_std(self) -> Array:
@@ -85,28 +85,10 @@ class Cartpole(struct.PyTreeNode):
         process = p.process_noise_std * jnp.stack([0 * one, one, 0 * one, 0 * one, one])
         return jnp.sqrt(process**2 + p.observation_noise_std**2)
 
-    @classmethod
-    def from_config(
-        cls, config: CartpoleConfig | None = None, slider_limit: float = 0.5
-    ) -> "Cartpole":
-        """Builds the system.
-
-        Args:
-          config: physics and task; the defaults when None.
-          slider_limit: largest |x| that costs nothing [m].
-
-        Raises:
-          ValueError: the limit is not positive.
-        """
-        if not slider_limit > 0:
-            raise ValueError(f"slider_limit must be > 0, got {slider_limit}")
-        fields = dataclasses.asdict(config or CartpoleConfig())
-        static = {
-            name: fields.pop(name) for name in ("max_steps", "substeps", "sparse")
-        }
-        params = {name: jnp.asarray(float(value)) for name, value in fields.items()}
-        limit = jnp.asarray(float(slider_limit))
-        return cls(params=CartpoleParams(slider_limit=limit, **params), **static)
+    @property
+    def limits(self) -> Array:
+        """`[1]` the limit of |x| [m]."""
+        return self.params.slider_limit[None]
 
     def obs_bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """Lowest and highest observation, `[D]` each; speeds are not bounded."""
@@ -142,6 +124,10 @@ class Cartpole(struct.PyTreeNode):
         theta = jax.random.uniform(angle_key, (), minval=-jnp.pi, maxval=jnp.pi)
         omega = jax.random.uniform(omega_key, (), minval=-10.0, maxval=10.0)
         return self.state_at(x * jax.random.rademacher(sign_key, ()), v, theta, omega)
+
+    def state_from_obs(self, obs: Array) -> CartpoleState:
+        """The state that an observation `[5]` shows, as of an episode that begins."""
+        return self.state_at(obs[0], obs[1], jnp.arctan2(obs[3], obs[2]), obs[4])
 
     def observe(self, state: CartpoleState) -> Array:
         """Noise-free observation `[5]` of a state."""
@@ -190,20 +176,20 @@ class Cartpole(struct.PyTreeNode):
         centred = 0.5 * (1.0 + _bell(x / 2.0))
         return upright * centred * slow * (4.0 + 1.0 - effort) / 5.0
 
-    def cost(self, obs: Array, action: Array, next_obs: Array) -> Array:
-        """1 where the next position is past the limit, else 0."""
-        return (self.margin(obs, action, next_obs) > 0).astype(jnp.float32)
-
     def margin(self, obs: Array, action: Array, next_obs: Array) -> Array:
-        """Next |x| minus the limit [m]; > 0 violates."""
+        """`[1]` next |x| minus the limit [m]; > 0 violates."""
         del obs, action
-        return jnp.abs(next_obs[0]) - self.params.slider_limit
+        return jnp.abs(next_obs[:1]) - self.limits
 
     def project(self, obs: Array) -> Array:
         """Brings `(cos, sin)` to the unit circle and the cart onto its rail."""
         cos, sin = to_unit_circle(obs[2:4])
         x = jnp.clip(obs[0], -self.params.rail, self.params.rail)
         return jnp.stack([x, obs[1], cos, sin, obs[4]])
+
+    def backup(self, obs: Array) -> Array:
+        """Draws the cart to the centre, well damped, and lets the pole fall."""
+        return -jnp.clip(obs[0:1] + obs[1:2], -1.0, 1.0)
 
     def _integrate(self, z: Array, action: Array) -> Array:
         """`[4]` physical state after a control step of constant force."""
@@ -237,10 +223,6 @@ class Cartpole(struct.PyTreeNode):
         return jnp.stack(
             [v, push - p.pole_mass * half * spin * cos / mass, omega, spin]
         )
-
-    def _measure(self, key: Array, state: CartpoleState) -> Array:
-        noise = jax.random.normal(key, (self.obs_dim,))
-        return self.observe(state) + self.params.observation_noise_std * noise
 
 
 def _bell(z: Array) -> Array:

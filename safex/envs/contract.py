@@ -20,6 +20,7 @@ def check_environment(env: Environment) -> None:
     for attribute in (
         "obs_dim",
         "action_dim",
+        "num_constraints",
         "max_steps",
         "reset",
         "step",
@@ -30,6 +31,9 @@ def check_environment(env: Environment) -> None:
         "dynamics",
         "observe",
         "far_state",
+        "state_from_obs",
+        "backup",
+        "limits",
     ):
         if getattr(env, attribute, None) is None:
             raise ContractError(f"environment {name} has no {attribute}")
@@ -38,14 +42,26 @@ def check_environment(env: Environment) -> None:
     state, obs = jax.eval_shape(env.reset, key)
     step = jax.eval_shape(env.step, key, state, action)
     pair = (obs, action, obs)
-    expected: dict[str, tuple[Any, tuple[int, ...]]] = {}
-    expected["obs"] = (step.obs, (env.obs_dim,))
-    for field in ("reward", "cost", "terminated", "truncated"):
-        expected[field] = (getattr(step, field, None), ())
-    for field in ("reward", "cost", "margin"):
+    count = (env.num_constraints,)
+    if not env.num_constraints == len(env.limit_names) == len(env.limit_units) >= 1:
+        raise ContractError(
+            f"environment {name} must name each of its constraints and its unit: "
+            f"{env.num_constraints} constraints, names {env.limit_names}, "
+            f"units {env.limit_units}"
+        )
+    expected: dict[str, tuple[Any, tuple[int, ...]]] = {
+        "obs": (step.obs, (env.obs_dim,)),
+        "reward": (step.reward, ()),
+        "cost": (step.cost, count),
+        "terminated": (step.terminated, ()),
+        "truncated": (step.truncated, ()),
+        "limits": (env.limits, count),
+        "backup(obs)": (jax.eval_shape(env.backup, obs), (env.action_dim,)),
+    }
+    for field, wanted in (("reward", ()), ("cost", count), ("margin", count)):
         expected[f"{field}(obs, action, next_obs)"] = (
             jax.eval_shape(getattr(env, field), *pair),
-            (),
+            wanted,
         )
     for field, (value, shape) in expected.items():
         if value is None:

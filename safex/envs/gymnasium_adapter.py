@@ -4,7 +4,7 @@ The system stays the only definition of dynamics, reward and cost. The adapter k
 state and its key, and turns arrays into what gymnasium's API asks for.
 """
 
-import dataclasses
+import importlib
 import math
 import numbers
 from collections.abc import Callable, Sequence
@@ -14,9 +14,7 @@ import gymnasium
 import jax
 import numpy as np
 
-from safex.config import PendulumConfig
 from safex.envs import rendering
-from safex.envs.pendulum import Pendulum
 from safex.types import Array, Environment, Step
 
 
@@ -46,10 +44,11 @@ class GymnasiumSystem(Environment, Protocol):
 class JaxEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     """Any pure JAX system behind gymnasium's API.
 
-    Actions live in the box [-1, 1]. `step` puts the constraint cost of the step into
-    `info["cost"]` and the signed distance past the limit, in the limit's own unit, into
-    `info["margin"]` (> 0 violates). The system truncates itself at its `max_steps`. An
-    episode may be stepped on after it has ended, as evaluations of a fixed length do.
+    Actions live in the box [-1, 1]. `step` tells in its info the `costs` `[C]` of all
+    constraints and their signed distances past the limits, `margins` `[C]`, each in its
+    limit's own unit (> 0 violates); `cost` is the sum of the first and `margin` the
+    largest of the second. The system truncates itself at its `max_steps`. An episode
+    may be stepped on after it has ended, as evaluations of a fixed length do.
 
     Attributes:
       system: the system; a pytree, so two of the same type share one compilation.
@@ -134,8 +133,8 @@ class JaxEnv(gymnasium.Env[np.ndarray, np.ndarray]):
           action: `[A]` action, clipped to [-1, 1] by the system.
 
         Returns:
-          Observation `[D]`, reward, terminated, truncated, and an info with the `cost`
-          and the `margin` of the step.
+          Observation `[D]`, reward, terminated, truncated, and an info with `cost`,
+          `costs`, `margin` and `margins` of the step.
 
         Raises:
           ValueError: the action has another shape than `[A]`, or is not finite.
@@ -144,15 +143,20 @@ class JaxEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         if self._key is None:
             raise gymnasium.error.ResetNeeded("call reset() before step()")
         self._action = self._checked(action)
-        self._key, step, margin = _step(
+        self._key, step, margins = _step(
             self.system, self._key, self._state, self._action
         )
         self._state = step.state
         self._show()
-        obs, reward, cost, terminated, truncated, margin = jax.device_get(
-            (*step[1:], margin)
+        obs, reward, costs, terminated, truncated, margins = jax.device_get(
+            (*step[1:], margins)
         )
-        info = {"cost": float(cost), "margin": float(margin)}
+        info = {
+            "cost": float(costs.sum()),
+            "costs": np.array(costs, np.float32),
+            "margin": float(margins.max()),
+            "margins": np.array(margins, np.float32),
+        }
         obs = np.array(obs, np.float32)
         return obs, float(reward), bool(terminated), bool(truncated), info
 
@@ -221,34 +225,26 @@ class JaxEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         return state
 
 
-class PendulumEnv(JaxEnv):
-    """The constrained pendulum, registered as `safex/Pendulum-v0`."""
+class RegisteredEnv(JaxEnv):
+    """A system by its name, built from keyword arguments; what gymnasium makes."""
 
     def __init__(
-        self,
-        *,
-        render_mode: str | None = None,
-        speed_threshold: float = 6.0,
-        **physics: Any,
+        self, *, system: str, render_mode: str | None = None, **changes: Any
     ) -> None:
-        """Builds the pendulum and wraps it.
+        """Builds the system and wraps it.
 
         Args:
+          system: module and class, as in "safex.envs.pendulum:Pendulum".
           render_mode: as in `JaxEnv`.
-          speed_threshold: speed limit of the cost [rad/s].
-          **physics: fields of `PendulumConfig`.
+          **changes: fields of the system's config.
 
         Raises:
           TypeError: a field is unknown.
           ValueError: a value is impossible.
         """
-        fields = [field.name for field in dataclasses.fields(PendulumConfig)]
-        unknown = sorted(set(physics) - set(fields))
-        if unknown:
-            allowed = ["render_mode", "speed_threshold", *fields]
-            raise TypeError(f"unknown arguments {unknown}, allowed: {allowed}")
-        system = Pendulum.from_config(PendulumConfig(**physics), speed_threshold)
-        super().__init__(system, render_mode=render_mode)
+        module, name = system.split(":")
+        made = getattr(importlib.import_module(module), name).from_config(**changes)
+        super().__init__(made, render_mode=render_mode)
 
 
 # The system is an argument, not a closure: compiled once for all of one type.
@@ -264,6 +260,6 @@ def _step(
 ) -> tuple[Array, Step, Array]:
     key, step_key = jax.random.split(key)
     step = system.step(step_key, state, action)
-    # The margin is a fact of the system, like its cost: no sensor noise in it.
-    margin = system.margin(system.observe(state), action, system.observe(step.state))
-    return key, step, margin
+    # Margins are a fact of the system, like its costs: no sensor noise in them.
+    margins = system.margin(system.observe(state), action, system.observe(step.state))
+    return key, step, margins

@@ -6,7 +6,6 @@ Minimise the distance to upright subject to `|omega| <= speed_threshold` at ever
 `sqrt(6 g / l) = 7.7` rad/s at the bottom, is forbidden: torque must do the rest.
 """
 
-import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -16,6 +15,7 @@ from flax import struct
 
 from safex.config import PendulumConfig
 from safex.envs.angles import to_unit_circle, wrap
+from safex.envs.system import System
 from safex.types import Array, Step
 
 
@@ -38,9 +38,10 @@ class PendulumState(NamedTuple):
 class PendulumParams(struct.PyTreeNode):
     """Everything about the pendulum that may be varied, batched or differentiated.
 
-    Units as in `PendulumConfig`; `speed_threshold` [rad/s] is the limit of the cost.
+    Meaning and units as in `PendulumConfig`.
     """
 
+    speed_threshold: Array
     action_cost: Array
     angle_tolerance: Array
     stability_duration: Array
@@ -52,26 +53,22 @@ class PendulumParams(struct.PyTreeNode):
     max_torque: Array
     process_noise_std: Array
     observation_noise_std: Array
-    speed_threshold: Array
 
 
-class Pendulum(struct.PyTreeNode):
-    """The constrained pendulum; observation `(cos theta, sin theta, omega)`.
-
-    Attributes:
-      params: physical and task parameters.
-      max_steps: time limit of an episode [steps].
-    """
+class Pendulum(System):
+    """The constrained pendulum; observation `(cos theta, sin theta, omega)`."""
 
     params: PendulumParams
-    max_steps: int = struct.field(pytree_node=False, default=200)
 
+    config_class = PendulumConfig
+    params_class = PendulumParams
     obs_dim = 3
     action_dim = 1
     obs_names = ("cos theta", "sin theta", "omega [rad/s]")
     state_names = ("theta", "omega")
-    limit_name = "|omega|"
-    limit_unit = "rad/s"
+    limit_names = ("|omega|",)
+    limit_units = ("rad/s",)
+    portrait = ("theta", "omega")
 
     @property
     def noise_std(self) -> Array:
@@ -81,30 +78,10 @@ class Pendulum(struct.PyTreeNode):
         process = jnp.stack([angle, angle, p.process_noise_std])
         return jnp.sqrt(process**2 + p.observation_noise_std**2)
 
-    @classmethod
-    def from_config(
-        cls, config: PendulumConfig | None = None, speed_threshold: float = 6.0
-    ) -> "Pendulum":
-        """Builds the system.
-
-        Args:
-          config: physics and task; the defaults when None.
-          speed_threshold: speed limit of the cost [rad/s].
-
-        Raises:
-          ValueError: the limit is not positive.
-        """
-        if not speed_threshold > 0:
-            raise ValueError(f"speed_threshold must be > 0, got {speed_threshold}")
-        fields = dataclasses.asdict(config or PendulumConfig())
-        max_steps = fields.pop("max_steps")
-        # Cast, since a YAML's `mass: 1` would else be an integer that has no gradient.
-        params = {name: jnp.asarray(float(value)) for name, value in fields.items()}
-        params["stability_duration"] = jnp.asarray(fields["stability_duration"])
-        limit = jnp.asarray(float(speed_threshold))
-        return cls(
-            params=PendulumParams(speed_threshold=limit, **params), max_steps=max_steps
-        )
+    @property
+    def limits(self) -> Array:
+        """`[1]` the speed limit [rad/s]."""
+        return self.params.speed_threshold[None]
 
     def obs_bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """Lowest and highest observation, `[D]` each; infinite under sensor noise."""
@@ -135,6 +112,10 @@ class Pendulum(struct.PyTreeNode):
         theta = jax.random.uniform(angle_key, (), minval=-jnp.pi, maxval=jnp.pi)
         speed = jax.random.uniform(speed_key, (), minval=low, maxval=high)
         return self.state_at(theta, speed * jax.random.rademacher(sign_key, ()))
+
+    def state_from_obs(self, obs: Array) -> PendulumState:
+        """The state that an observation `[3]` shows, as of an episode that begins."""
+        return self.state_at(jnp.arctan2(obs[1], obs[0]), obs[2])
 
     def observe(self, state: PendulumState) -> Array:
         """Noise-free observation `[3]` of a state."""
@@ -185,14 +166,10 @@ class Pendulum(struct.PyTreeNode):
         effort = self.params.action_cost * torque**2
         return -(theta**2 + 0.1 * obs[2] ** 2 + effort)
 
-    def cost(self, obs: Array, action: Array, next_obs: Array) -> Array:
-        """1 where the next speed is past the limit, else 0."""
-        return (self.margin(obs, action, next_obs) > 0).astype(jnp.float32)
-
     def margin(self, obs: Array, action: Array, next_obs: Array) -> Array:
-        """Next speed minus the limit [rad/s]; > 0 violates."""
+        """`[1]` next speed minus the limit [rad/s]; > 0 violates."""
         del obs, action
-        return jnp.abs(next_obs[2]) - self.params.speed_threshold
+        return jnp.abs(next_obs[2:3]) - self.limits
 
     def project(self, obs: Array) -> Array:
         """Brings `(cos, sin)` back to the unit circle and the speed to its clip."""
@@ -200,12 +177,12 @@ class Pendulum(struct.PyTreeNode):
         speed = jnp.clip(obs[2], -self.params.max_speed, self.params.max_speed)
         return jnp.stack([cos, sin, speed])
 
+    def backup(self, obs: Array) -> Array:
+        """Brakes, with all torque from 1 rad/s on: the pendulum comes to hang."""
+        return -jnp.clip(obs[2:3], -1.0, 1.0)
+
     def _next_speed(self, sin: Array, omega: Array, action: Array) -> Array:
         p = self.params
         torque = p.max_torque * action[0]
         pull = 1.5 * p.gravity / p.length * sin
         return omega + (pull + 3.0 * torque / (p.mass * p.length**2)) * p.dt
-
-    def _measure(self, key: Array, state: PendulumState) -> Array:
-        noise = jax.random.normal(key, (self.obs_dim,))
-        return self.observe(state) + self.params.observation_noise_std * noise

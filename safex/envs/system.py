@@ -1,0 +1,86 @@
+"""What all systems share: how they are built, and cost and sensors derived from them.
+
+A system says its equations, its `reward` and its `margin`; the cost is 1 where a margin
+is above zero, here and nowhere else.
+"""
+
+import dataclasses
+from typing import Any, ClassVar, Self
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from safex.config import changed
+from safex.types import Array
+
+
+class System(struct.PyTreeNode):
+    """A pure JAX system: a pytree of its parameters with pure methods.
+
+    Attributes:
+      params: physical and task parameters, with at least `dt` [s] and
+        `observation_noise_std`.
+      max_steps: time limit of an episode [steps].
+      config_class: the dataclass it is built from.
+      params_class: the pytree of its parameters; each is a field of the config too.
+      action_dim: A.
+      state_names: fields of its state that an episode can be made to begin at.
+      limit_names: what each of its C constraints is about.
+      limit_units: the unit of each.
+      portrait: the two of `state_names` that tell most in a phase portrait.
+    """
+
+    params: Any
+    max_steps: int = struct.field(pytree_node=False, default=200)
+
+    config_class: ClassVar[Any]
+    params_class: ClassVar[Any]
+    action_dim: ClassVar[int]
+    state_names: ClassVar[tuple[str, ...]]
+    limit_names: ClassVar[tuple[str, ...]]
+    limit_units: ClassVar[tuple[str, ...]]
+    portrait: ClassVar[tuple[str, str]]
+
+    @classmethod
+    def from_config(cls, config: Any = None, **changes: Any) -> Self:
+        """Builds the system.
+
+        Args:
+          config: an instance of `config_class`; the defaults when None.
+          **changes: fields of it to replace.
+
+        Raises:
+          TypeError: a field is unknown.
+          ValueError: a value is impossible.
+        """
+        config = changed(cls.config_class() if config is None else config, changes)
+        fields = {field.name: field for field in dataclasses.fields(config)}
+        params = {}
+        for field in dataclasses.fields(cls.params_class):
+            value = getattr(config, field.name)
+            # Cast, since a YAML's `mass: 1` would else be an integer with no gradient.
+            whole = fields[field.name].type is int
+            params[field.name] = jnp.asarray(value, jnp.int32 if whole else jnp.float32)
+        static = {
+            field.name: getattr(config, field.name)
+            for field in dataclasses.fields(cls)
+            if field.name in fields
+        }
+        return cls(params=cls.params_class(**params), **static)
+
+    @property
+    def num_constraints(self) -> int:
+        """C."""
+        return len(self.limit_names)
+
+    def cost(self, obs: Array, action: Array, next_obs: Array) -> Array:
+        """`[C]`: 1 where the next observation is past a limit, else 0."""
+        margin: Array = self.margin(obs, action, next_obs)  # type: ignore[attr-defined]
+        return (margin > 0).astype(jnp.float32)
+
+    def _measure(self, key: Array, state: Any) -> Array:
+        """What the sensors say of a state, `[D]`."""
+        obs: Array = self.observe(state)  # type: ignore[attr-defined]
+        noise = jax.random.normal(key, obs.shape)
+        return obs + self.params.observation_noise_std * noise
