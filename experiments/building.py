@@ -24,8 +24,12 @@ from safex.constraints.penalty import Penalty
 from safex.constraints.pid import PID
 from safex.constraints.rule import Rule
 from safex.constraints.unconstrained import Unconstrained
+from safex.envs.car_park import CarPark
 from safex.envs.cartpole import Cartpole
 from safex.envs.pendulum import Pendulum
+from safex.envs.pitch_control import PitchControl
+from safex.envs.point_goal import PointGoal
+from safex.envs.rc_car import RCCar
 from safex.errors import ConfigError
 from safex.models.ensemble import deterministic_ensemble, probabilistic_ensemble
 from safex.models.true_dynamics import TrueDynamics
@@ -38,6 +42,10 @@ from safex.types import DynamicsModel
 SYSTEMS: Mapping[str, Any] = {
     "Pendulum": Pendulum,
     "Cartpole": Cartpole,
+    "PitchControl": PitchControl,
+    "CarPark": CarPark,
+    "RCCar": RCCar,
+    "PointGoal": PointGoal,
 }
 # Of a learned model: `(obs_dim, action_dim, settings, calibration) -> model`.
 MODELS: Mapping[str, Callable[[int, int, Any, CalibrationConfig], DynamicsModel]] = {

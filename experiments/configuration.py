@@ -302,8 +302,11 @@ def _join(path: str, name: str) -> str:
 def _convert(hint: Any, value: Any, path: str) -> Any:
     origin = typing.get_origin(hint)
     if origin in (types.UnionType, typing.Union) and value is not None:
-        (hint,) = (arg for arg in typing.get_args(hint) if arg is not type(None))
-        return _convert(hint, value, path)
+        kinds = [arg for arg in typing.get_args(hint) if arg is not type(None)]
+        # Of a number or a list of them, the list if it is one.
+        is_list = isinstance(value, list | tuple)
+        lists = [kind for kind in kinds if typing.get_origin(kind) is tuple]
+        return _convert(lists[0] if is_list and lists else kinds[0], value, path)
     if dataclasses.is_dataclass(hint):
         assert isinstance(hint, type)
         return from_mapping(hint, value, path)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from safex.config import (
     ActSafeConfig,
     AugmentedLagrangianConfig,
+    CarParkConfig,
     CartpoleConfig,
     CEMConfig,
     CRPOConfig,
@@ -30,6 +31,9 @@ from safex.config import (
     PessimisticConfig,
     PesTrajConfig,
     PIDConfig,
+    PitchControlConfig,
+    PointGoalConfig,
+    RCCarConfig,
     SafeConfig,
 )
 from safex.errors import ConfigError
@@ -38,6 +42,10 @@ KINDS: dict[str, dict[str, type]] = {
     "env": {
         "Pendulum": PendulumConfig,
         "Cartpole": CartpoleConfig,
+        "PitchControl": PitchControlConfig,
+        "CarPark": CarParkConfig,
+        "RCCar": RCCarConfig,
+        "PointGoal": PointGoalConfig,
     },
     "model": {
         "TrueDynamics": NoSettings,

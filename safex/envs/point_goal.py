@@ -104,7 +104,9 @@ class PointGoal(System):
     state_names = ("x", "y", "theta", "vx", "vy", "omega", "goal_x", "goal_y")
     limit_names = ("depth in a hazard",)
     limit_units = ("m",)
+    angle_names = ("theta",)
     portrait = ("x", "y")
+    portrait_labels = ("x [m]", "y [m]")
 
     @classmethod
     def from_config(cls, config: Any = None, **changes: Any) -> Self:
