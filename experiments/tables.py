@@ -36,7 +36,7 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
         box=box.SIMPLE_HEAD,
         title=f"{summary['method']} with {summary['model']} model on "
         f"{summary['env']}, {summary['episodes']} episodes{pace}",
-        caption=_caption(allowed),
+        caption=_caption(len(limits) > 1, allowed),
         collapse_padding=len(columns) > _COMFORTABLE,
     )
     for column in columns:
@@ -111,10 +111,17 @@ def _row(aggregate: Mapping[str, Any], name: str) -> dict[str, Any]:
     return {"seed": name, **row, "coverage": coverage}
 
 
-def _caption(allowed: bool) -> str:
-    cost = "cost of N: of the costliest planned episode, N allowed; " if allowed else ""
-    return (
-        f"random: in the random phase; excess: the worst over the limit; {cost}no "
-        "plan: decisions without a feasible one; 2 sigma: share of the next episode, "
-        "and of states far from all data, that the band holds"
-    )
+def _caption(several: bool, allowed: bool) -> str:
+    words = {
+        "random": "in the random phase",
+        "excess": "the worst over the limit",
+        "cost of N": "of the costliest planned episode, N allowed",
+        "no plan": "decisions without a feasible one",
+        "2 σ" if several else "2 sigma": "share of the next episode, and of states "
+        "far from all data, that the band holds",
+    }
+    if not allowed:
+        del words["cost of N"]
+    elif several:
+        del words["random"]
+    return "; ".join(f"{word}: {meaning}" for word, meaning in words.items())

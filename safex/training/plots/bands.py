@@ -92,5 +92,6 @@ def draw_margins(
         top = max(high + room, 2.0 * room)
         forbid(axes, 0.0, top, label="past the limit")
         axes.set_ylim(low - room, top)
-        axes.set_ylabel(f"{pretty(limit.name)} past\nlimit [{limit.unit}]")
+        axes.set_title(pretty(limit.name), loc="left")
+        axes.set_ylabel(f"past limit\n[{limit.unit}]")
         axes.set_title(f"limit {limit.value:g} {limit.unit}", loc="right", fontsize=8)

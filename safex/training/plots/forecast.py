@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from safex.training.margins import Limit, Margins
 
 LABEL = "predicted band"
-_TALL = 5  # more panels than this go into two columns
+_TALL = 4  # more observations than this go into two columns
 
 
 def plot_forecast(
@@ -58,16 +58,24 @@ def plot_forecast(
         raise ValueError("forecast.lower must not lie above forecast.upper")
     steps = forecast.start_step + 1 + np.arange(len(mean))
     inside = (lower <= actual) & (actual <= upper)
-    count = len(obs_names) + len(limits)
-    columns = 1 if count <= _TALL else 2
-    rows = -(-count // columns)
-    with new_figure(path, 1.4 + 4.0 * columns, 0.9 + 1.35 * rows) as figure:
-        grid = figure.subplots(rows, columns, sharex=True, squeeze=False)
-        # Down the columns, so that the limits come last.
-        every = list(grid.T.flat)
-        panels = every[:count]
-        for panel in every[count:]:
-            panel.set_axis_off()
+    columns = 1 if len(obs_names) <= _TALL else 2
+    rows = -(-len(obs_names) // columns)
+    height = 0.9 + 1.35 * (rows + len(limits))
+    with new_figure(path, 1.4 + 4.0 * columns, height) as figure:
+        grid = figure.add_gridspec(rows + len(limits), columns)
+        # What stands alone in its row takes all of it.
+        alone = [len(obs_names) - 1] if len(obs_names) % columns else []
+        places = [
+            (d // columns, slice(None) if d in alone else d % columns)
+            for d in range(len(obs_names))
+        ]
+        places += [(rows + c, slice(None)) for c in range(len(limits))]
+        panels = [figure.add_subplot(grid[places[0]])]
+        panels += [figure.add_subplot(grid[p], sharex=panels[0]) for p in places[1:]]
+        halves = [row for row, column in places if column != slice(None)]
+        for axes, (row, column) in zip(panels, places, strict=True):
+            last = max(halves) if column != slice(None) else places[-1][0]
+            axes.tick_params(labelbottom=row == last)
         for d, (axes, name) in enumerate(zip(panels, obs_names, strict=False)):
             band = (mean[:, d], lower[:, d], upper[:, d])
             draw_band(axes, steps, *band, label=LABEL)
@@ -77,9 +85,7 @@ def plot_forecast(
                 f"{inside[:, d].sum()} of {len(steps)} inside", loc="right", fontsize=8
             )
         draw_margins(panels[len(obs_names) :], steps, margins, limits, label=LABEL)
-        for bottom in {min(k * rows, count) - 1 for k in range(1, columns + 1)}:
-            panels[bottom].set_xlabel("environment step")
-            panels[bottom].tick_params(labelbottom=True)  # also above an empty place
+        panels[-1].set_xlabel("environment step")
         integer_ticks(panels[-1].xaxis)
-        shared_legend(figure, panels, columns=3 * columns, markerscale=2.0)
+        shared_legend(figure, panels, columns=3 * columns, markerscale=1.6)
     return figure

@@ -67,13 +67,17 @@ def plot_learning(
             panel.set_axis_off()
         _seed_curves(panels[0], index[1:], y)
         panels[0].set(xlabel="episode", ylabel="episode return")
-        _violations(panels[1], counts, budgets)
+        # The panels of the costs say each budget.
+        label = "budget" if shown else f"budget: {budgets[0]:g} per episode"
+        _violations(panels[1], counts, budgets, label)
         for c in range(shown):
             panel = panels[2 + c]
             _seed_curves(panel, index[1:], spent[:, :, c])
             _budget(panel, index[1:], np.full(episodes, budgets[c]), "budget")
             _heights_from_0(panel, max(spent[:, :, c].max(), budgets[c]))
             panel.set(xlabel="episode", ylabel="episode cost")
+            if not np.any(spent[:, :, c] % 1):
+                integer_ticks(panel.yaxis)
             panel.set_title(f"{pretty(limit_names[c])}, budget {budgets[c]:g}")
         for panel in panels[: 2 + shown]:
             integer_ticks(panel.xaxis)
@@ -85,6 +89,7 @@ def _violations(
     axes: "Axes",
     counts: npt.NDArray[np.float64],
     budgets: npt.NDArray[np.float64],
+    label: str,
 ) -> None:
     """Violating steps `[S, E + 1]` so far, against what the budgets allow in all."""
     total = np.cumsum(counts, axis=1)
@@ -92,8 +97,7 @@ def _violations(
     _seed_curves(axes, index, total)
     axes.set(xlabel="episode (0 = random phase)", ylabel="violating steps so far")
     allowed = budgets.sum() * index
-    several = " in all" if len(budgets) > 1 else ""
-    _budget(axes, index, allowed, f"budget: {budgets.sum():g} per episode{several}")
+    _budget(axes, index, allowed, label)
     _heights_from_0(axes, max(total.max(), allowed.max()))
     if not total.any():
         note(axes, "no violating step in any seed", 0.5, 0.5)

@@ -102,7 +102,7 @@ def plot_prediction(
         integer_ticks(first.xaxis)
         (below or left)[-1].set_xlabel("step of the episode")
         shared_legend(
-            figure, (*left, *right, *below), columns=6 if below else 5, markerscale=2.0
+            figure, (*left, *right, *below), columns=6 if below else 5, markerscale=1.6
         )
     return figure
 
@@ -137,6 +137,7 @@ def _residuals(
             label=f"beyond {edge:g} σ" if out.any() else None,
         )
     axes.set_ylim(-edge, edge)
+    axes.set_yticks([-edge, -beta, 0.0, beta, edge])
     if not known.any():
         # A model that claims to be exact is off by rounding: no share makes sense.
         note(axes, f"σ = 0; largest error {np.abs(error).max():.1e}", 0.5, 0.88)
