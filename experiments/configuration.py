@@ -17,165 +17,13 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from safex.config import (
-    CALIBRATION_METHODS,
-    PENALTIES,
-    SAMPLING_MODES,
-    CalibrationConfig,
-    CEMConfig,
-    EnsembleConfig,
-    ICEMConfig,
-    MinMaxConfig,
-    MPCConfig,
-    PendulumConfig,
-    ScheduleConfig,
-    TrainConfig,
-    require_at_least,
-)
+from experiments.registry import GAMES, KINDS, Choice, settings_class
+from safex.config import CalibrationConfig, MPCConfig, TrainConfig
 from safex.errors import ConfigError
 
-DYNAMICS = ("TRUE", "BNN")
-BNN_TYPES = ("DeterministicEnsemble", "ProbabilisticEnsemble")
-ELITES = ("feasible_first", "penalty")
 WANDB_MODES = ("offline", "online", "disabled")
-# Which optimizers can solve the problem that an agent poses.
-OPTIMIZERS_OF = {
-    "CEM": ("CEM", "ICEM"),
-    "SafeCEM": ("CEM", "ICEM"),
-    "PesTraj": ("CEM", "ICEM"),
-    "MinMax": ("MinMax",),
-    "OptMinMax": ("MinMax",),
-}
 # Where the files of a run go and who watches it changes no number of it.
 _NOT_IN_FINGERPRINT = ("results_dir", "wandb", "render", "verbose")
-
-
-def _one_of(name: str, value: str, allowed: Iterable[str]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name} must be one of {tuple(allowed)}, got {value!r}")
-
-
-@dataclasses.dataclass(frozen=True)
-class ConstraintConfig:
-    """The limit and how candidates are ordered under it.
-
-    Attributes:
-      speed_threshold: speed limit [rad/s].
-      lmbda: weight of the penalty, with `elites: penalty`.
-      d: budget of the summed cost over the planning horizon.
-      barrierfn: penalty function, with `elites: penalty`.
-      elites: `feasible_first` or `penalty`.
-    """
-
-    speed_threshold: float = 6.0
-    lmbda: float = 1.0
-    d: float = 0.0
-    barrierfn: str = "relu"
-    elites: str = "feasible_first"
-
-    def __post_init__(self) -> None:
-        """Refuses impossible settings."""
-        _one_of("barrierfn", self.barrierfn, PENALTIES)
-        _one_of("elites", self.elites, ELITES)
-        require_at_least(0, self, ("lmbda", "d"))
-        if not self.speed_threshold > 0:
-            raise ValueError(f"speed_threshold must be > 0, got {self.speed_threshold}")
-
-
-@dataclasses.dataclass(frozen=True)
-class MinMaxSection(MinMaxConfig):
-    """The `minmax` section: the search, and how wide its players' reach is.
-
-    Attributes:
-      pes_alpha: the adversary's reach, in beta calibrated epistemic stds.
-      opt_alpha: the same of the optimistic agent.
-      noise_alpha: aleatoric stds by which each imagined state is judged.
-      pes_schedule: how pes_alpha changes over episodes.
-      opt_schedule: how opt_alpha changes over episodes.
-    """
-
-    pes_alpha: float = 2.0
-    opt_alpha: float = 1.0
-    noise_alpha: float = 3.0
-    pes_schedule: ScheduleConfig = ScheduleConfig()
-    opt_schedule: ScheduleConfig = ScheduleConfig()
-
-    def __post_init__(self) -> None:
-        """Refuses impossible settings."""
-        super().__post_init__()
-        require_at_least(0, self, ("pes_alpha", "opt_alpha", "noise_alpha"))
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelSection(EnsembleConfig):
-    """The `model` section: dynamics, agent, optimizer, calibration.
-
-    Attributes:
-      dynamics: `TRUE` or `BNN`.
-      bnn_type: kind of ensemble.
-      agent: `CEM` (unsafe), `SafeCEM`, `PesTraj`, `MinMax` or `OptMinMax`.
-      optimizer: `CEM`, `ICEM` or `MinMax`.
-      sampling_mode: how nominal rollouts are sampled.
-      num_particles: rollouts per candidate.
-      beta: confidence width, one number or one per observation dimension.
-      calibration: `none`, `kuleshov` or `conformal`.
-      target_coverage: of the conformal scale.
-      min_calibration_scale: smallest scale.
-      max_calibration_scale: largest scale.
-      num_calibration_ps: CDF levels that `kuleshov` matches.
-      num_test_alphas: scales that `kuleshov` tries.
-      prequential_calibration: also calibrate on each new episode before learning it.
-      prequential_memory: share of an older surprise that is left after each fit.
-    """
-
-    dynamics: str = "BNN"
-    bnn_type: str = "ProbabilisticEnsemble"
-    agent: str = "MinMax"
-    optimizer: str = "MinMax"
-    sampling_mode: str = "MEAN"
-    num_particles: int = 1
-    beta: tuple[float, ...] = (1.0,)
-    calibration: str = "conformal"
-    target_coverage: float = 0.95
-    min_calibration_scale: float = 1.0
-    max_calibration_scale: float = 10.0
-    num_calibration_ps: int = 20
-    num_test_alphas: int = 100
-    prequential_calibration: bool = True
-    prequential_memory: float = 0.7
-
-    def __post_init__(self) -> None:
-        """Refuses impossible settings."""
-        super().__post_init__()
-        _one_of("dynamics", self.dynamics, DYNAMICS)
-        _one_of("bnn_type", self.bnn_type, BNN_TYPES)
-        _one_of("agent", self.agent, OPTIMIZERS_OF)
-        _one_of("optimizer", self.optimizer, ("CEM", "ICEM", "MinMax"))
-        _one_of("sampling_mode", self.sampling_mode, SAMPLING_MODES)
-        _one_of("calibration", self.calibration, CALIBRATION_METHODS)
-        if not self.beta or min(self.beta) < 0:
-            raise ValueError(f"beta must be >= 0, got {self.beta}")
-        if self.num_particles < 1:
-            raise ValueError(f"num_particles must be >= 1, got {self.num_particles}")
-        if self.optimizer not in OPTIMIZERS_OF[self.agent]:
-            raise ValueError(
-                f"agent {self.agent} needs optimizer "
-                f"{' or '.join(OPTIMIZERS_OF[self.agent])}, got {self.optimizer}"
-            )
-        self.calibration_config()
-
-    def calibration_config(self) -> CalibrationConfig:
-        """The calibration part on its own."""
-        return CalibrationConfig(
-            method=self.calibration,
-            target_coverage=self.target_coverage,
-            min_scale=self.min_calibration_scale,
-            max_scale=self.max_calibration_scale,
-            num_calibration_ps=self.num_calibration_ps,
-            num_test_alphas=self.num_test_alphas,
-            prequential=self.prequential_calibration,
-            prequential_memory=self.prequential_memory,
-        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,7 +44,8 @@ class WandbConfig:
 
     def __post_init__(self) -> None:
         """Refuses an unknown mode."""
-        _one_of("mode", self.mode, WANDB_MODES)
+        if self.mode not in WANDB_MODES:
+            raise ValueError(f"mode must be one of {WANDB_MODES}, got {self.mode!r}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,12 +59,15 @@ class JobConfig:
         on an accelerator. The launcher runs the groups one after another.
       cores_per_decision: cores that share out the candidates of a decision; more than
         one needs `seeds_per_process: 1`. It pays from about a thousand rollouts on.
+      grid: full names of fields to lists of values, every combination is run; None for
+        the configuration as it is.
     """
 
     seed: int = 15063
     num_seeds_per_hparam: int = 2
     seeds_per_process: int | None = None
     cores_per_decision: int = 1
+    grid: dict[str, list[Any]] | None = None
 
     def __post_init__(self) -> None:
         """Refuses a job without seeds."""
@@ -246,68 +98,56 @@ class ExperimentConfig:
     """One experiment, whole.
 
     Attributes:
+      task: name of the task, for folders and tables.
       method: name of the method, for folders and tables.
       model_name: name of the model, for folders and tables.
-      env: task and physics.
-      constraint: the limit.
-      model: dynamics model, agent, optimizer.
+      horizon: H of the plans [steps].
+      env: the system, its limits and its noise.
+      model: dynamics model.
+      calibration: how its stds are rescaled.
+      agent: confidence widths and the cost budget of an episode.
+      planner: which problem a decision solves.
+      optimizer: what solves it.
+      constraint: how the costs count.
       train: how much is collected.
       wandb: tracking.
-      job: seeds.
-      cem: budget, where the optimizer is CEM.
-      icem: budget, where the optimizer is ICEM.
-      minmax: budget and widths, where the optimizer is MinMax.
+      job: seeds and grid.
       results_dir: where the run goes; None makes a new folder by the time of day, or
         goes on with an unfinished run of this very configuration.
       render: also film the last episode of each seed.
       verbose: live progress; a line an episode where there is no terminal.
     """
 
+    task: str
     method: str
     model_name: str
-    env: PendulumConfig
-    constraint: ConstraintConfig
-    model: ModelSection
+    horizon: int
+    env: Choice
+    model: Choice
+    calibration: CalibrationConfig
+    agent: MPCConfig
+    planner: Choice
+    optimizer: Choice
+    constraint: Choice
     train: TrainConfig
     wandb: WandbConfig
     job: JobConfig
-    cem: CEMConfig | None = None
-    icem: ICEMConfig | None = None
-    minmax: MinMaxSection | None = None
     results_dir: str | None = None
     render: bool = True
     verbose: bool = True
 
     def __post_init__(self) -> None:
-        """Refuses an optimizer without its budget."""
-        section = self.model.optimizer.lower()
-        if getattr(self, section) is None:
+        """Refuses a planner and an optimizer that do not go together."""
+        if self.horizon < 1:
+            raise ValueError(f"horizon must be >= 1, got {self.horizon}")
+        game = self.planner.kind in GAMES
+        if game != (self.optimizer.kind == "MinMax"):
+            others = [kind for kind in KINDS["optimizer"] if kind != "MinMax"]
+            right = ["MinMax"] if game else others
             raise ValueError(
-                f"model.optimizer is {self.model.optimizer}, but there is no section "
-                f"{section} that gives its budget"
+                f"planner.kind {self.planner.kind} needs optimizer.kind "
+                f"{' or '.join(right)}, got {self.optimizer.kind}"
             )
-
-    @property
-    def horizon(self) -> int:
-        """H of the plans."""
-        if self.model.optimizer == "MinMax":
-            assert self.minmax is not None
-            return self.minmax.horizon_x
-        section = self.cem if self.model.optimizer == "CEM" else self.icem
-        assert section is not None
-        return section.horizon
-
-    def mpc_config(self) -> MPCConfig:
-        """Confidence widths of the agent; without MinMax nothing uses the alphas."""
-        if self.minmax is None:
-            return MPCConfig(beta=self.model.beta)
-        return MPCConfig(
-            beta=self.model.beta,
-            pes_alpha=self.minmax.pes_alpha,
-            opt_alpha=self.minmax.opt_alpha,
-            pes_schedule=self.minmax.pes_schedule,
-            opt_schedule=self.minmax.opt_schedule,
-        )
 
 
 def read_config(node: DictConfig) -> ExperimentConfig:
@@ -320,7 +160,58 @@ def read_config(node: DictConfig) -> ExperimentConfig:
         plain = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise ConfigError(str(error).splitlines()[0]) from error
-    return from_mapping(ExperimentConfig, cast(dict[str, Any], plain))
+    return read_mapping(cast(dict[str, Any], plain))
+
+
+def read_mapping(plain: Mapping[str, Any]) -> ExperimentConfig:
+    """The same from plain nested mappings, as `plain_of` writes them.
+
+    Raises:
+      ConfigError: names the key and what would be right.
+    """
+    plain = dict(plain)
+    for section in KINDS:
+        if section in plain:
+            plain[section] = _read_choice(section, plain[section])
+    config: ExperimentConfig = from_mapping(ExperimentConfig, plain)
+    # One horizon for all parts.
+    settings = dataclasses.replace(config.optimizer.settings, horizon=config.horizon)
+    optimizer = config.optimizer._replace(settings=settings)
+    return dataclasses.replace(config, optimizer=optimizer)
+
+
+def _read_choice(section: str, mapping: Any) -> Choice:
+    if not isinstance(mapping, Mapping):
+        raise ConfigError(
+            f"{section} must be a section of keys, got {type(mapping).__name__}"
+        )
+    settings = dict(mapping)
+    if "kind" not in settings:
+        raise ConfigError(f"{section}.kind is missing")
+    kind = settings.pop("kind")
+    if section == "optimizer" and "horizon" in settings:
+        raise ConfigError(
+            "optimizer.horizon cannot be set: the key horizon is that of all parts"
+        )
+    cls = settings_class(section, kind)
+    try:
+        return Choice(kind, from_mapping(cls, settings, section))
+    except ConfigError as error:
+        raise ConfigError(f"{error} ({section}.kind {kind})") from error
+
+
+def plain_of(config: Any) -> Any:
+    """A configuration as plain values, as it is written in YAML."""
+    if isinstance(config, Choice):
+        settings = plain_of(config.settings)
+        settings.pop("horizon", None)
+        return {"kind": config.kind, **settings}
+    if dataclasses.is_dataclass(config):
+        names = [field.name for field in dataclasses.fields(config)]
+        return {name: plain_of(getattr(config, name)) for name in names}
+    if isinstance(config, tuple):
+        return [plain_of(item) for item in config]
+    return config
 
 
 def from_mapping(
@@ -383,7 +274,7 @@ def fingerprint(config: ExperimentConfig) -> str:
 
 def numbers_of(config: ExperimentConfig) -> dict[str, Any]:
     """The part of a configuration that decides its numbers, as plain values."""
-    plain = json.loads(json.dumps(dataclasses.asdict(config)))
+    plain = json.loads(json.dumps(plain_of(config)))
     # How the cores are shared changes a seed's numbers by rounding alone.
     for name in ("seeds_per_process", "cores_per_decision"):
         del plain["job"][name]
@@ -410,19 +301,26 @@ def _join(path: str, name: str) -> str:
 
 def _convert(hint: Any, value: Any, path: str) -> Any:
     origin = typing.get_origin(hint)
-    if origin in (types.UnionType, typing.Union):
-        if value is None:
-            return None
+    if origin in (types.UnionType, typing.Union) and value is not None:
         (hint,) = (arg for arg in typing.get_args(hint) if arg is not type(None))
         return _convert(hint, value, path)
     if dataclasses.is_dataclass(hint):
         assert isinstance(hint, type)
         return from_mapping(hint, value, path)
+    if (value is None and origin in (types.UnionType, typing.Union)) or hint is Choice:
+        return value
+    if origin is dict:
+        return _convert_grid(value, path)
     if origin is tuple:
         inner = typing.get_args(hint)[0]
         # One number stands for a list of one, as in `beta: 1.0`.
         items = value if isinstance(value, list | tuple) else [value]
         return tuple(_convert(inner, x, f"{path}[{i}]") for i, x in enumerate(items))
+    return _convert_plain(hint, value, path)
+
+
+def _convert_plain(hint: Any, value: Any, path: str) -> Any:
+    """A bool, number or string."""
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if hint is int and isinstance(value, bool):
@@ -435,3 +333,15 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
     if hint is float and not math.isfinite(value):
         raise ConfigError(f"{path} must be a finite number, got {value}")
     return value
+
+
+def _convert_grid(value: Any, path: str) -> dict[str, list[Any]]:
+    """Full names of fields to what each is to be, not empty."""
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{path} must map full names to lists, got {value!r}")
+    for name, values in value.items():
+        if not isinstance(values, list) or not values:
+            raise ConfigError(
+                f"{path}: {name} must be a list of at least one value, got {values!r}"
+            )
+    return {str(name): list(values) for name, values in value.items()}

@@ -1,7 +1,6 @@
-"""Runs all seeds of one configuration into one results folder, and reports on it."""
+"""Runs a job, every seed of every point of its grid, and reports on it."""
 
 import contextlib
-import dataclasses
 import fcntl
 import json
 import subprocess
@@ -15,15 +14,18 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 import safex
+from experiments.building import build_agent, build_env
 from experiments.configuration import (
     ExperimentConfig,
     differences,
     fingerprint,
     numbers_of,
+    plain_of,
 )
+from experiments.grid import Point, Traced, expand, rebuild, same_program, traced_of
 from experiments.progress import LiveProgress
+from experiments.runtime import set_up_jax
 from experiments.tables import summary_table
-from safex.agents.mpc import MPCAgent
 from safex.envs.contract import check_environment
 from safex.errors import ResultsError
 from safex.training import report
@@ -31,6 +33,7 @@ from safex.training.files import write_text
 from safex.training.lockstep import default_group_size
 from safex.training.loggers import LocalLogger, Logger, WandbLogger
 from safex.training.loop import SeedRun, Trainer
+from safex.training.margins import limits_of
 from safex.training.report import RunInfo
 
 _ROOT = Path(__file__).resolve().parents[1]
@@ -38,16 +41,11 @@ _ROOT = Path(__file__).resolve().parents[1]
 _SEED_BOUND = 1_000_000
 
 
-def run_experiment(
-    config: ExperimentConfig, env: Any, agent: MPCAgent, limit_index: int
-) -> Path:
-    """Trains every seed, then writes summary, plots and videos, and prints the table.
+def run_job(config: ExperimentConfig) -> Path:
+    """Trains every seed of every point, then reports on each point.
 
-    Args:
-      config: the whole configuration.
-      env: the system.
-      agent: the agent.
-      limit_index: which observation coordinate the limit is on.
+    Points whose configurations differ in traced numbers alone go through the same
+    compiled programs, in lockstep with each other's seeds.
 
     Returns:
       the results folder.
@@ -55,58 +53,123 @@ def run_experiment(
     Raises:
       SafexError: whatever a user can act on.
     """
-    check_environment(env)
+    set_up_jax()
+    points = expand(config)
+    for point in points:
+        # Before anything is written or computed.
+        env = build_env(point.config)
+        check_environment(env)
+        build_agent(point.config, env)
     console = Console(stderr=False)
-    seeds = draw_seeds(config.job.seed, config.job.num_seeds_per_hparam)
     with open_results_dir(config) as folder:
         console.print(f"results in {folder}")
         _write_once(folder, config)
+        seeds = draw_seeds(config.job.seed, config.job.num_seeds_per_hparam)
         with LiveProgress(
-            console, config.train, len(seeds), quiet=not config.verbose
+            console,
+            config.train,
+            len(points) * len(seeds),
+            quiet=not config.verbose,
         ) as progress:
-
-            def warn(message: str) -> None:
-                progress.say(f"warning: {message}")
-
-            trainer = Trainer(
-                env,
-                agent,
-                config.train,
-                horizon=config.horizon,
-                beta=np.asarray(agent.beta),
-                limit=config.constraint.speed_threshold,
-                fingerprint=fingerprint(config),
-                warn=warn,
-                report=progress.update,
-            )
-
-            def seed_run(index: int, seed: int) -> SeedRun:
-                seed_folder = folder / f"seed_{index}"
-
-                def make_loggers(last_step: int | None) -> Sequence[Logger]:
-                    local = LocalLogger(seed_folder, last_step)
-                    if config.wandb.mode == "disabled":
-                        return [local]
-                    settings = wandb_settings(config, seed, folder.name)
-                    return [local, WandbLogger(folder / "wandb", settings, warn)]
-
-                return SeedRun(seed, index, seed_folder, make_loggers)
-
-            runs = [seed_run(index, seed) for index, seed in enumerate(seeds)]
-            size = config.job.seeds_per_process or default_group_size(len(runs))
-            for first in range(0, len(runs), size):
-                trainer.train(runs[first : first + size])
-        info = _run_info(config, limit_index, np.asarray(agent.beta), env)
-        summary = report.summarise_run(folder, info, seeds)
-        report.write_figures(folder, info, seeds, env, summary)
-        if config.render:
-            report.write_videos(folder, info, seeds, env)
-        # Last, because a folder with a summary is a finished run.
-        text = json.dumps(summary, indent=2, allow_nan=False) + "\n"
-        write_text(folder / "summary.json", text)
-        console.print(summary_table(summary))
+            index = 0
+            for group in same_program(points):
+                _train(group, folder, seeds, index, progress)
+                index += len(group) * len(seeds)
+        summaries = [_report(point, folder, seeds, console) for point in points]
+        if config.job.grid:
+            # Last, because a folder that has it is a finished job.
+            listed = [
+                {"folder": point.name, "set": point.settings, **summary["aggregate"]}
+                for point, summary in zip(points, summaries, strict=True)
+            ]
+            text = json.dumps(listed, indent=2, allow_nan=False) + "\n"
+            write_text(folder / "grid.json", text)
         console.print(f"results in {folder}")
     return folder
+
+
+def _train(
+    points: Sequence[Point],
+    folder: Path,
+    seeds: Sequence[int],
+    first_index: int,
+    progress: LiveProgress,
+) -> None:
+    """Trains all seeds of points that share their programs."""
+
+    def warn(message: str) -> None:
+        progress.say(f"warning: {message}")
+
+    config = points[0].config
+    env = build_env(config)
+    several = len(points) > 1
+
+    def vary(traced: Traced) -> tuple[Any, Any]:
+        return traced.env, rebuild(build_agent(config, traced.env), traced)
+
+    trainer = Trainer(
+        env,
+        build_agent(config, env),
+        config.train,
+        horizon=config.horizon,
+        warn=warn,
+        report=progress.update,
+        vary=vary if several else None,
+    )
+    pairs = [(point, i) for point in points for i in range(len(seeds))]
+
+    def seed_run(index: int, point: Point, i: int) -> SeedRun:
+        seed_folder = folder / point.name / f"seed_{i}"
+
+        def make_loggers(last_step: int | None) -> Sequence[Logger]:
+            local = LocalLogger(seed_folder, last_step)
+            if config.wandb.mode == "disabled":
+                return [local]
+            name = f"{folder.name}-{point.name}" if point.name else folder.name
+            settings = wandb_settings(point.config, seeds[i], name)
+            return [local, WandbLogger(folder / "wandb", settings, warn)]
+
+        return SeedRun(
+            seeds[i],
+            index,
+            seed_folder,
+            make_loggers,
+            fingerprint(point.config),
+            traced_of(point.config) if several else (),
+        )
+
+    runs = [
+        seed_run(first_index + index, point, i)
+        for index, (point, i) in enumerate(pairs)
+    ]
+    size = config.job.seeds_per_process or default_group_size(len(runs))
+    for first in range(0, len(runs), size):
+        trainer.train(runs[first : first + size])
+
+
+def _report(
+    point: Point, folder: Path, seeds: Sequence[int], console: Console
+) -> dict[str, Any]:
+    """Summary, plots, videos and table of one point; returns the summary."""
+    env = build_env(point.config)
+    beta = np.asarray(build_agent(point.config, env).beta)
+    info = _run_info(point.config, beta, env)
+    folder = folder / point.name
+    if point.name:
+        _write_once(folder, point.config)
+    summary = report.summarise_run(folder, info, seeds)
+    report.write_figures(folder, info, seeds, env, summary)
+    if point.config.render:
+        report.write_videos(
+            folder, info, seeds, env, lambda text: console.print(f"warning: {text}")
+        )
+    # Last, because a folder with a summary is a finished run.
+    text = json.dumps(summary, indent=2, allow_nan=False) + "\n"
+    write_text(folder / "summary.json", text)
+    if point.name:
+        console.print(", ".join(f"{k}={v}" for k, v in point.settings.items()))
+    console.print(summary_table(summary))
+    return summary
 
 
 def draw_seeds(job_seed: int, count: int) -> list[int]:
@@ -153,9 +216,10 @@ def open_results_dir(config: ExperimentConfig) -> Iterator[Path]:
                 )
             yield folder
         return
-    parent = Path("results", "pendulum", f"{config.method}_{config.model_name}")
+    parent = Path("results", config.task, f"{config.method}_{config.model_name}")
     for folder in sorted(parent.glob("*"), reverse=True):
-        if (folder / "summary.json").exists() or _saved_numbers(folder) is None:
+        finished = (folder / name for name in ("summary.json", "grid.json"))
+        if any(path.exists() for path in finished) or _saved_numbers(folder) is None:
             continue
         if _saved_numbers(folder) == numbers_of(config):
             with _lock(folder) as free:
@@ -221,8 +285,8 @@ def _lock(folder: Path) -> Iterator[bool]:
 def _write_once(folder: Path, config: ExperimentConfig) -> None:
     """Writes configuration and revision at a run's first start."""
     if not (folder / "config.yaml").exists():
-        plain = dataclasses.asdict(config)
-        write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(plain)))
+        plain = OmegaConf.create(plain_of(config))
+        write_text(folder / "config.yaml", OmegaConf.to_yaml(plain))
         write_text(folder / "revision.txt", revision() + "\n")
     write_text(folder / "config.json", json.dumps(numbers_of(config), indent=2) + "\n")
 
@@ -243,21 +307,18 @@ def revision() -> str:
         return f"safex-{safex.__version__}"
 
 
-def _run_info(
-    config: ExperimentConfig, limit_index: int, beta: np.ndarray, env: Any
-) -> RunInfo:
+def _run_info(config: ExperimentConfig, beta: np.ndarray, env: Any) -> RunInfo:
     return RunInfo(
-        env="pendulum",
+        env=config.task,
         method=config.method,
         model=config.model_name,
         revision=revision(),
         episodes=config.train.num_model_updates,
         random_steps=config.train.num_exploration_steps,
         horizon=config.horizon,
-        cost_budget=config.constraint.d,
-        limit_name=env.limit_name,
-        limit=config.constraint.speed_threshold,
-        limit_unit=env.limit_unit,
-        limit_index=limit_index,
+        limits=limits_of(env),
+        cost_budget=tuple(
+            np.broadcast_to(config.agent.cost_budget, env.num_constraints).tolist()
+        ),
         beta=beta,
     )

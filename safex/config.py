@@ -9,6 +9,10 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+BACKUPS = ("least_margin", "policy")
+COST_RISKS = ("mean", "max", "cvar", "ucb", "members")
+EXPLORATION_OBJECTIVES = ("reward", "information_gain", "epistemic_std")
+TERMINAL_VALUES = ("none", "backup", "env")
 ACTIVATIONS = ("algebraic_swish", "swish", "tanh", "relu")
 CALIBRATION_METHODS = ("none", "kuleshov", "conformal")
 MINMAX_MODES = ("worst_case", "mean")
@@ -30,6 +34,15 @@ def require_positive(config: object, names: Iterable[str]) -> None:
     for name in names:
         if not getattr(config, name) > 0:
             raise ValueError(f"{name} must be > 0, got {getattr(config, name)}")
+
+
+def _require_below_bound(config: object, name: str, bound: str) -> None:
+    """Raises ValueError on a field above the field that bounds it; NaN is above."""
+    if not getattr(config, name) <= getattr(config, bound):
+        raise ValueError(
+            f"{name} must not exceed {bound}, got {getattr(config, name)} with "
+            f"{bound} {getattr(config, bound)}"
+        )
 
 
 def _require_noise(config: Any, obs_dim: int) -> None:
@@ -532,54 +545,17 @@ class PointGoalConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class EnsembleConfig:
-    """Architecture and training of an ensemble.
+class SplitConfig:
+    """Which rows a learned model is trained on, and how many judge it.
 
     Attributes:
-      features: widths of the hidden layers.
-      activation: one of `ACTIVATIONS`.
-      num_ensembles: E, number of members.
-      output_stds: fixed noise std of a deterministic ensemble, in the unit of each
-        output; one number or one per output.
-      min_std: smallest learned noise std of a probabilistic ensemble, in units of the
-        std of the targets.
-      num_training_steps: most minibatch steps per fit.
-      batch_size: rows per minibatch and member.
-      lr_rate: peak learning rate of Adam, decayed to 5 % over the fit by a cosine.
-      weight_decay: precision of the Gaussian prior on the weights, as a multiple of
-        their fan-in; its share in the loss falls as data come in, and where noise is
-        small the likelihood outweighs it. It keeps extrapolation smooth.
       train_share: share of the data that is trained on; half of the rest stops early
         and calibrates, the other half measures coverage.
-      eval_frequency: steps between held-out evaluations.
       eval_batch_size: most held-out rows used to evaluate and to calibrate.
-      patience: evaluations without improvement that end a fit; 0 never ends it early.
-      return_best_model: keep the parameters of the best held-out likelihood instead of
-        the last ones.
-      plan_dtype: `float32`, or `bfloat16` for the products and activations of the
-        hidden layers in every prediction, calibration and coverage included; training
-        stays in float32.
-      prior_scale: scale of a fixed random function added to each member, in units of
-        the std of the targets (randomised priors, Osband et al. 2018,
-        arXiv 1806.03335). It keeps members apart where there is no data; 0 is off.
     """
 
-    features: tuple[int, ...] = (64, 64)
-    activation: str = "algebraic_swish"
-    num_ensembles: int = 5
-    output_stds: tuple[float, ...] = (1e-2,)
-    min_std: float = 1e-2
-    num_training_steps: int = 2000
-    batch_size: int = 64
-    lr_rate: float = 5e-3
-    weight_decay: float = 0.2
     train_share: float = 0.8
-    eval_frequency: int = 100
     eval_batch_size: int = 512
-    patience: int = 10
-    return_best_model: bool = True
-    plan_dtype: str = "float32"
-    prior_scale: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuses impossible settings.
@@ -587,6 +563,53 @@ class EnsembleConfig:
         Raises:
           ValueError: names the field, its value and what would be right.
         """
+        if not 0.0 < self.train_share < 1.0:
+            raise ValueError(f"train_share must lie in (0, 1), got {self.train_share}")
+        require_at_least(1, self, ("eval_batch_size",))
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkConfig(SplitConfig):
+    """Architecture and training of the networks of a learned model.
+
+    Attributes:
+      features: widths of the hidden layers.
+      activation: one of `ACTIVATIONS`.
+      min_std: smallest learned noise std, in units of the std of the targets.
+      num_training_steps: most minibatch steps per fit.
+      batch_size: rows per minibatch and member.
+      lr_rate: peak learning rate of Adam, decayed to 5 % over the fit by a cosine.
+      weight_decay: precision of the Gaussian prior on the weights, as a multiple of
+        their fan-in; its share in the loss falls as data come in, and where noise is
+        small the likelihood outweighs it. It keeps extrapolation smooth.
+      eval_frequency: steps between held-out evaluations.
+      patience: evaluations without improvement that end a fit; 0 never ends it early.
+      return_best_model: keep the parameters of the best held-out likelihood instead of
+        the last ones.
+      plan_dtype: `float32`, or `bfloat16` for the products and activations of the
+        hidden layers in every prediction, calibration and coverage included; training
+        stays in float32.
+    """
+
+    features: tuple[int, ...] = (64, 64)
+    activation: str = "algebraic_swish"
+    min_std: float = 1e-2
+    num_training_steps: int = 2000
+    batch_size: int = 64
+    lr_rate: float = 5e-3
+    weight_decay: float = 0.2
+    eval_frequency: int = 100
+    patience: int = 10
+    return_best_model: bool = True
+    plan_dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        """Refuses impossible settings.
+
+        Raises:
+          ValueError: names the field, its value and what would be right.
+        """
+        super().__post_init__()
         if not self.features or min(self.features) < 1:
             raise ValueError(f"features must be positive widths, got {self.features}")
         if self.activation not in ACTIVATIONS:
@@ -597,6 +620,37 @@ class EnsembleConfig:
             raise ValueError(
                 f"plan_dtype must be one of {PLAN_DTYPES}, got {self.plan_dtype!r}"
             )
+        require_at_least(
+            1, self, ("num_training_steps", "batch_size", "eval_frequency")
+        )
+        require_positive(self, ("lr_rate", "min_std"))
+        require_at_least(0, self, ("weight_decay", "patience"))
+
+
+@dataclasses.dataclass(frozen=True)
+class EnsembleConfig(NetworkConfig):
+    """What an ensemble has beyond its networks.
+
+    Attributes:
+      num_ensembles: E, number of members.
+      output_stds: fixed noise std of a deterministic ensemble, in the unit of each
+        output; one number or one per output.
+      prior_scale: scale of a fixed random function added to each member, in units of
+        the std of the targets (randomised priors, Osband et al. 2018,
+        arXiv 1806.03335). It keeps members apart where there is no data; 0 is off.
+    """
+
+    num_ensembles: int = 5
+    output_stds: tuple[float, ...] = (1e-2,)
+    prior_scale: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuses impossible settings.
+
+        Raises:
+          ValueError: names the field, its value and what would be right.
+        """
+        super().__post_init__()
         if self.num_ensembles < 2:
             raise ValueError(
                 "num_ensembles must be >= 2, a single member has no epistemic std; "
@@ -604,20 +658,7 @@ class EnsembleConfig:
             )
         if not self.output_stds or min(self.output_stds) <= 0:
             raise ValueError(f"output_stds must be > 0, got {self.output_stds}")
-        if not 0.0 < self.train_share < 1.0:
-            raise ValueError(f"train_share must lie in (0, 1), got {self.train_share}")
-        require_at_least(
-            1,
-            self,
-            (
-                "num_training_steps",
-                "batch_size",
-                "eval_frequency",
-                "eval_batch_size",
-            ),
-        )
-        require_positive(self, ("lr_rate", "min_std"))
-        require_at_least(0, self, ("weight_decay", "prior_scale", "patience"))
+        require_at_least(0, self, ("prior_scale",))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -770,8 +811,7 @@ class MinMaxConfig:
 
     Attributes:
       iterations: outer iterations, each a y-step and an x-step.
-      horizon_x: H [steps].
-      horizon_y: H of the adversary, the same.
+      horizon: H of both players [steps].
       num_iter_x: refits per x-step.
       num_iter_y: refits per y-step.
       num_samples_x: candidates per refit.
@@ -792,11 +832,13 @@ class MinMaxConfig:
         [-1, 1]^D.
       verify: attack the final candidates once more and choose among them by what the
         attack found.
+      gradient_steps: steps of signed gradient ascent that end every y-step, from the
+        worst adversary of each agent and constraint, through the model; 0 is off.
+      gradient_step_size: length of such a step in the box [-1, 1].
     """
 
     iterations: int = 2
-    horizon_x: int = 20
-    horizon_y: int = 20
+    horizon: int = 20
     num_iter_x: int = 2
     num_iter_y: int = 2
     num_samples_x: int = 40
@@ -814,6 +856,8 @@ class MinMaxConfig:
     mode: str = "worst_case"
     corners: bool = True
     verify: bool = True
+    gradient_steps: int = 0
+    gradient_step_size: float = 0.5
 
     def __post_init__(self) -> None:
         """Refuses impossible settings.
@@ -825,13 +869,9 @@ class MinMaxConfig:
             raise ValueError(f"mode must be one of {MINMAX_MODES}, got {self.mode!r}")
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.type is int and not value >= 1:
-                raise ValueError(f"{field.name} must be >= 1, got {value}")
-        if self.horizon_x != self.horizon_y:
-            raise ValueError(
-                "horizon_x and horizon_y must be equal, the adversary acts at every "
-                f"step; got {self.horizon_x} and {self.horizon_y}"
-            )
+            least = 0 if field.name == "gradient_steps" else 1
+            if field.type is int and not value >= least:
+                raise ValueError(f"{field.name} must be >= {least}, got {value}")
         for player in "xy":
             num_samples = getattr(self, f"num_samples_{player}")
             for name in (f"num_elites_{player}", f"num_fixed_elites_{player}"):
@@ -846,6 +886,177 @@ class MinMaxConfig:
                     f"{getattr(self, f'exponent_{player}')}"
                 )
         require_positive(self, ("init_std_x", "init_std_y", "min_std", "std_decay"))
+        require_positive(self, ("gradient_step_size",))
+
+
+@dataclasses.dataclass(frozen=True)
+class MPPIConfig(CEMConfig):
+    """Budget of path-integral control.
+
+    Attributes:
+      temperature: of the weights `exp(value / temperature)` of the elites, in the unit
+        of the value (mean reward per step).
+      exponent: of the noise spectrum `1 / f^exponent` along time; 0 is white.
+    """
+
+    num_iter: int = 6
+    num_elites: int = 64
+    num_samples: int = 512
+    init_std: float = 1.0
+    min_std: float = 0.05
+    alpha: float = 0.1
+    temperature: float = 0.5
+    exponent: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuses impossible settings.
+
+        Raises:
+          ValueError: names the field, its value and what would be right.
+        """
+        super().__post_init__()
+        require_positive(self, ("temperature",))
+        require_at_least(0, self, ("exponent",))
+
+
+@dataclasses.dataclass(frozen=True)
+class DualAscentConfig:
+    """Dual ascent on the multipliers.
+
+    Attributes:
+      lr_rate: step of a multiplier for each unit of an episode's excess cost.
+      init_multiplier: before the first episode, in value per unit of horizon cost.
+      max_multiplier: bound, so that a budget that cannot be kept does not drive the
+        multiplier out of reach.
+    """
+
+    lr_rate: float = 0.1
+    init_multiplier: float = 0.0
+    max_multiplier: float = 1000.0
+
+    def __post_init__(self) -> None:
+        """Refuses impossible settings.
+
+        Raises:
+          ValueError: names the field, its value and what would be right.
+        """
+        require_positive(self, ("lr_rate", "max_multiplier"))
+        require_at_least(0, self, ("init_multiplier",))
+        _require_below_bound(self, "init_multiplier", "max_multiplier")
+
+
+@dataclasses.dataclass(frozen=True)
+class PIDConfig:
+    """Gains of the controller of the multipliers.
+
+    Attributes:
+      k_p: multiplier per unit of the last excess.
+      k_i: multiplier per unit of the added excess.
+      k_d: multiplier per unit of a rise in cost from one episode to the next.
+      smoothing: share of the older episodes in the running averages, in [0, 1).
+      max_multiplier: bound.
+    """
+
+    k_p: float = 0.1
+    k_i: float = 0.01
+    k_d: float = 0.01
+    smoothing: float = 0.0
+    max_multiplier: float = 1000.0
+
+    def __post_init__(self) -> None:
+        """Refuses impossible settings.
+
+        Raises:
+          ValueError: names the field, its value and what would be right.
+        """
+        require_at_least(0, self, ("k_p", "k_i", "k_d"))
+        require_positive(self, ("max_multiplier",))
+        if not 0.0 <= self.smoothing < 1.0:
+            raise ValueError(f"smoothing must lie in [0, 1), got {self.smoothing}")
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentedLagrangianConfig:
+    """Multipliers with a growing quadratic penalty.
+
+    Attributes:
+      init_multiplier: before the first episode, in value per unit of horizon cost.
+      init_penalty: mu before the first episode.
+      penalty_growth: factor of mu after each episode.
+      max_penalty: largest mu.
+      step: share of `mu excess` that a multiplier moves by; the excess is that of an
+        episode, so the horizon over the episode length is the textbook's step.
+      max_multiplier: bound.
+    """
+
+    init_multiplier: float = 0.0
+    init_penalty: float = 0.1
+    penalty_growth: float = 1.1
+    max_penalty: float = 10.0
+    step: float = 1.0
+    max_multiplier: float = 1000.0
+
+    def __post_init__(self) -> None:
+        """Refuses impossible settings.
+
+        Raises:
+          ValueError: names the field, its value and what would be right.
+        """
+        require_positive(self, ("init_penalty", "step", "max_multiplier"))
+        require_at_least(1, self, ("penalty_growth",))
+        require_at_least(0, self, ("init_multiplier",))
+        _require_below_bound(self, "init_multiplier", "max_multiplier")
+        _require_below_bound(self, "init_penalty", "max_penalty")
+
+
+@dataclasses.dataclass(frozen=True)
+class LogBarrierConfig:
+    """Weight of the barrier.
+
+    Attributes:
+      init_eta: before the first episode, in value.
+      decay: factor of eta after an episode that kept its budgets, in (0, 1].
+      min_eta: least eta.
+    """
+
+    init_eta: float = 0.1
+    decay: float = 0.9
+    min_eta: float = 1e-4
+
+    def __post_init__(self) -> None:
+        """Refuses impossible settings.
+
+        Raises:
+          ValueError: names the field, its value and what would be right.
+        """
+        require_positive(self, ("min_eta",))
+        _require_below_bound(self, "min_eta", "init_eta")
+        if not 0.0 < self.decay <= 1.0:
+            raise ValueError(f"decay must lie in (0, 1], got {self.decay}")
+
+
+@dataclasses.dataclass(frozen=True)
+class CRPOConfig:
+    """When cost comes before reward.
+
+    Attributes:
+      tolerance: excess cost that is let pass.
+      memory: share of the earlier excess that counts on, in [0, 1]; 0 looks at the last
+        episode alone, 1 at the sum of all.
+    """
+
+    tolerance: float = 0.0
+    memory: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuses impossible settings.
+
+        Raises:
+          ValueError: names the field, its value and what would be right.
+        """
+        require_at_least(0, self, ("tolerance",))
+        if not 0.0 <= self.memory <= 1.0:
+            raise ValueError(f"memory must lie in [0, 1], got {self.memory}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -881,8 +1092,253 @@ class ScheduleConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class NoSettings:
+    """Of a component that has none."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RiskConfig:
+    """What the costs of several particles come to.
+
+    Attributes:
+      kind: `mean`, `max`, `cvar` (mean of the worst share), `ucb` (mean + kappa std) or
+        `members` (the worst ensemble member's mean, so that a feasible plan is feasible
+        for every member; needs the sampling mode TSInf and a particle a member).
+      level: of `cvar`, in [0, 1]: 0 is the mean and 1 the maximum.
+      kappa: of `ucb`.
+    """
+
+    kind: str = "mean"
+    level: float = 0.9
+    kappa: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuses an unknown kind and a level that is no share.
+
+        Raises:
+          ValueError: names the field, its value and what would be right.
+        """
+        if self.kind not in COST_RISKS:
+            raise ValueError(f"kind must be one of {COST_RISKS}, got {self.kind!r}")
+        if not 0.0 <= self.level <= 1.0:
+            raise ValueError(f"level must lie in [0, 1], got {self.level}")
+        require_at_least(0, self, ("kappa",))
+
+
+def require_members_apart(risk: RiskConfig, sampling_mode: str) -> None:
+    """Raises ValueError on a risk of members whose particles do not keep to one."""
+    if risk.kind == "members" and sampling_mode != "TSInf":
+        raise ValueError(
+            "risk 'members' needs sampling_mode 'TSInf', whose particles keep to one "
+            f"member, got {sampling_mode!r}"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class TerminalConfig:
+    """What is asked of the state that a plan ends in.
+
+    Attributes:
+      steps: K, steps of the environment's backup behind the plan that must keep the
+        thresholds with it [steps]; 0 is off.
+      value: what they add to the value: `none`, `backup` (their discounted reward) or
+        `env` (the environment's `terminal_value` of the state the plan ends in).
+      discount: per step of the backup's reward, in (0, 1].
+    """
+
+    steps: int = 0
+    value: str = "none"
+    discount: float = 0.99
+
+    def __post_init__(self) -> None:
+        """Refuses impossible settings.
+
+        Raises:
+          ValueError: names the field, its value and what would be right.
+        """
+        require_at_least(0, self, ("steps",))
+        if self.value not in TERMINAL_VALUES:
+            raise ValueError(
+                f"value must be one of {TERMINAL_VALUES}, got {self.value!r}"
+            )
+        if self.value == "backup" and not self.steps:
+            raise ValueError("value 'backup' needs steps >= 1, got 0")
+        if not 0.0 < self.discount <= 1.0:
+            raise ValueError(f"discount must lie in (0, 1], got {self.discount}")
+
+
+@dataclasses.dataclass(frozen=True)
+class ExplorationConfig:
+    """What a planner maximises in place of the reward, and for how long.
+
+    Attributes:
+      objective: `reward`, `information_gain` or `epistemic_std`.
+      episodes: planned episodes that maximise it, after which the reward counts; 0 is
+        all of them.
+    """
+
+    objective: str = "reward"
+    episodes: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuses an unknown objective.
+
+        Raises:
+          ValueError: names the field, its value and what would be right.
+        """
+        if self.objective not in EXPLORATION_OBJECTIVES:
+            raise ValueError(
+                f"objective must be one of {EXPLORATION_OBJECTIVES}, got "
+                f"{self.objective!r}"
+            )
+        require_at_least(0, self, ("episodes",))
+
+
+@dataclasses.dataclass(frozen=True)
+class SampledConfig:
+    """How a planner samples nominal rollouts.
+
+    Attributes:
+      sampling_mode: one of `SAMPLING_MODES`.
+      num_particles: P rollouts per candidate; the mode MEAN needs only one.
+      terminal: what is asked of the state that a plan ends in.
+      exploration: what is maximised in place of the reward, and for how long.
+    """
+
+    sampling_mode: str = "MEAN"
+    num_particles: int = 1
+    terminal: TerminalConfig = TerminalConfig()
+    exploration: ExplorationConfig = ExplorationConfig()
+
+    def __post_init__(self) -> None:
+        """Refuses impossible settings.
+
+        Raises:
+          ValueError: names the field, its value and what would be right.
+        """
+        if self.sampling_mode not in SAMPLING_MODES:
+            raise ValueError(
+                f"sampling_mode must be one of {SAMPLING_MODES}, got "
+                f"{self.sampling_mode!r}"
+            )
+        require_at_least(1, self, ("num_particles",))
+
+
+@dataclasses.dataclass(frozen=True)
+class SafeConfig(SampledConfig):
+    """How a planner samples rollouts, and what their costs come to.
+
+    Attributes:
+      risk: of the particles' costs.
+      separate: the cost has particles of its own, drawn apart from the reward's.
+    """
+
+    risk: RiskConfig = RiskConfig()
+    separate: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuses impossible settings.
+
+        Raises:
+          ValueError: names the field, its value and what would be right.
+        """
+        super().__post_init__()
+        require_members_apart(self.risk, self.sampling_mode)
+
+
+@dataclasses.dataclass(frozen=True)
+class PesTrajConfig(SafeConfig):
+    """`SafeConfig` of the worst of particles drawn apart."""
+
+    risk: RiskConfig = RiskConfig("max")
+    separate: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class OPAXConfig(SafeConfig):
+    """`SafeConfig` of a planner that gathers information."""
+
+    exploration: ExplorationConfig = ExplorationConfig("information_gain")
+
+
+@dataclasses.dataclass(frozen=True)
+class PessimisticConfig(SampledConfig):
+    """How a planner samples the reward, and how it judges an adversary's rollout.
+
+    Attributes:
+      noise_alpha: aleatoric stds by which each imagined state is judged.
+    """
+
+    noise_alpha: float = 3.0
+
+    def __post_init__(self) -> None:
+        """Refuses impossible settings.
+
+        Raises:
+          ValueError: names the field, its value and what would be right.
+        """
+        super().__post_init__()
+        require_at_least(0, self, ("noise_alpha",))
+
+
+@dataclasses.dataclass(frozen=True)
+class ActSafeConfig(PessimisticConfig):
+    """`PessimisticConfig` of a planner that first explores."""
+
+    exploration: ExplorationConfig = ExplorationConfig("epistemic_std", episodes=5)
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimisticPessimisticConfig:
+    """How a planner judges an adversary's rollout; the reward needs no sampling.
+
+    Attributes:
+      noise_alpha: aleatoric stds by which each imagined state is judged.
+      terminal: what is asked of the state that a plan ends in.
+      exploration: what is maximised in place of the reward, and for how long.
+    """
+
+    noise_alpha: float = 3.0
+    terminal: TerminalConfig = TerminalConfig()
+    exploration: ExplorationConfig = ExplorationConfig()
+
+    def __post_init__(self) -> None:
+        """Refuses impossible settings.
+
+        Raises:
+          ValueError: names the field, its value and what would be right.
+        """
+        require_at_least(0, self, ("noise_alpha",))
+
+
+@dataclasses.dataclass(frozen=True)
+class PenaltyConfig:
+    """A fixed weight on what passes the threshold.
+
+    Attributes:
+      lmbda: weight of the penalty.
+      barrierfn: its shape, one of `PENALTIES`.
+    """
+
+    lmbda: float = 1.0
+    barrierfn: str = "relu"
+
+    def __post_init__(self) -> None:
+        """Refuses impossible settings.
+
+        Raises:
+          ValueError: names the field, its value and what would be right.
+        """
+        if self.barrierfn not in PENALTIES:
+            raise ValueError(
+                f"barrierfn must be one of {PENALTIES}, got {self.barrierfn!r}"
+            )
+        require_at_least(0, self, ("lmbda",))
+
+
+@dataclasses.dataclass(frozen=True)
 class MPCConfig:
-    """Confidence widths of the planner.
+    """Confidence widths of the planner, and what an episode may cost.
 
     Attributes:
       beta: confidence width, one number or one per observation dimension: the model
@@ -891,6 +1347,15 @@ class MPCConfig:
       opt_alpha: the optimistic agent's multiple of `beta` stds, before its schedule.
       pes_schedule: how `pes_alpha` changes over episodes.
       opt_schedule: how `opt_alpha` changes over episodes.
+      cost_budget: allowed cost of an episode, one number or one per constraint.
+      episode_steps: steps over which the budget is spread evenly; None is the time
+        limit of the system.
+      backup: what acts without a feasible plan: `least_margin`, the candidate of least
+        predicted margin, or `policy`, the environment's own backup.
+      budget_switch: plans may use all of the budget that is left, whenever they like,
+        and the backup policy takes over before it could run out; needs `policy`.
+      switch_noise_alpha: multiple of the aleatoric std by which that forecast judges
+        each state.
     """
 
     beta: tuple[float, ...] = (1.0,)
@@ -898,16 +1363,29 @@ class MPCConfig:
     opt_alpha: float = 1.0
     pes_schedule: ScheduleConfig = ScheduleConfig()
     opt_schedule: ScheduleConfig = ScheduleConfig()
+    cost_budget: tuple[float, ...] = (0.0,)
+    episode_steps: int | None = None
+    backup: str = "least_margin"
+    budget_switch: bool = False
+    switch_noise_alpha: float = 3.0
 
     def __post_init__(self) -> None:
-        """Refuses negative widths.
+        """Refuses negative widths and budgets.
 
         Raises:
           ValueError: names the field, its value and what would be right.
         """
         if not self.beta or min(self.beta) < 0:
             raise ValueError(f"beta must be >= 0, got {self.beta}")
-        require_at_least(0, self, ("pes_alpha", "opt_alpha"))
+        if not self.cost_budget or not min(self.cost_budget) >= 0:
+            raise ValueError(f"cost_budget must be >= 0, got {self.cost_budget}")
+        if self.backup not in BACKUPS:
+            raise ValueError(f"backup must be one of {BACKUPS}, got {self.backup!r}")
+        if self.budget_switch and self.backup != "policy":
+            raise ValueError(f"budget_switch needs backup 'policy', got {self.backup}")
+        require_at_least(0, self, ("pes_alpha", "opt_alpha", "switch_noise_alpha"))
+        if self.episode_steps is not None:
+            require_at_least(1, self, ("episode_steps",))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from safex.config import TerminalConfig
 from safex.types import Array, DynamicsModel, Environment, Prediction, PyTree, Score
+
+Reward = Callable[[Array, Array, Array], Array]
+NO_TERMINAL = TerminalConfig()
 
 
 class Noise(NamedTuple):
@@ -178,8 +182,14 @@ def evaluate(
     obs: Array,
     actions: Array,
     inputs: Any,
+    *,
+    terminal: TerminalConfig = NO_TERMINAL,
+    reward: Reward | None = None,
 ) -> Score:
     """Scores one imagined trajectory.
+
+    With terminal steps the environment's backup acts behind the actions, in the same
+    model and under the same noise or adversary, and its costs count.
 
     Args:
       env: reward, cost and margin.
@@ -187,36 +197,69 @@ def evaluate(
       obs: `[D]` where it starts, or `[P, D]` for P particles that the transition moves
         at once.
       actions: `[H, A]`.
-      inputs: leaves `[H, ...]`, noise or adversary.
+      inputs: leaves `[H, ...]` or `[H + K, ...]`, noise or adversary; the last row of a
+        shorter one holds on through the terminal steps.
+      terminal: the K steps of the backup, and what they are worth.
+      reward: of a step, that of the environment if None.
 
     Returns:
-      mean reward, summed cost, and the margin: how far past the limit, added up over
-      the horizon, if it is ever passed, else the (negative) distance of the closest
-      call. Leaves `[]`, or `[P]`.
+      mean reward of the H steps, the terminal value shared out among them; summed cost;
+      and the margin: how far past the limit, added up over all steps, if it is ever
+      passed, else the (negative) distance of the closest call. Leaves `[]` and `[C]`,
+      or `[P]` and `[P, C]`.
     """
+    horizon, length = actions.shape[0], actions.shape[0] + terminal.steps
+    reward = env.reward if reward is None else reward
 
-    def judge(function: Callable[..., Array], *triple: Array) -> Array:
+    def each(function: Callable[..., Array], *arguments: Array) -> Array:
+        """Calls a function of one particle for all; an action may be common to them."""
         if obs.ndim == 2:
-            function = jax.vmap(function, in_axes=(0, None, 0))
-        return function(*triple)
+            axes = tuple(0 if leaf.ndim == 2 else None for leaf in arguments)
+            function = jax.vmap(function, in_axes=axes)
+        return function(*arguments)
 
     def step(carry: Any, inputs: Any) -> tuple[Any, None]:
         obs, value, cost, closest, excess = carry
-        action, extra = inputs
+        t, weight, action, extra = inputs
+        if terminal.steps:
+            action = jnp.where(t < horizon, action, each(env.backup, obs))
         outcome = transition(obs, action, extra)
         triple = (obs, action, outcome.judged_obs)
-        value = value + judge(env.reward, *triple)
-        cost = cost + judge(env.cost, *triple)
-        margin = judge(env.margin, *triple)
+        value = value + weight * each(reward, *triple)
+        if terminal.value == "env":
+            # Not of the protocol: a system may offer one, and the agent asks.
+            function = env.terminal_value  # type: ignore[attr-defined]
+            worth = each(function, outcome.next_obs)
+            value = value + jnp.where(t == horizon - 1, worth, 0.0)
+        cost = cost + each(env.cost, *triple)
+        margin = each(env.margin, *triple)
         closest = jnp.maximum(closest, margin)
         excess = excess + jnp.maximum(margin, 0.0)
         return (outcome.next_obs, value, cost, closest, excess), None
 
-    zero = jnp.zeros(obs.shape[:-1])
-    start = (obs, zero, zero, jnp.full_like(zero, -jnp.inf), zero)
-    (_, value, cost, closest, excess), _ = jax.lax.scan(step, start, (actions, inputs))
+    particles = obs.shape[:-1]
+    zero = jnp.zeros((*particles, env.num_constraints))
+    closest = jnp.full_like(zero, -jnp.inf)
+    start = (obs, jnp.zeros(particles), zero, closest, zero)
+    t = jnp.arange(length)
+    tail = terminal.discount ** (t - horizon) if terminal.value == "backup" else 0.0
+    weight = jnp.where(t < horizon, 1.0, tail)
+    steps = (t, weight, *(_hold(tree, length) for tree in (actions, inputs)))
+    (_, value, cost, closest, excess), _ = jax.lax.scan(step, start, steps)
     margin = jnp.where(closest > 0, excess, closest)
-    return Score(value / actions.shape[0], cost, margin)
+    return Score(value / horizon, cost, margin)
+
+
+def _hold(tree: PyTree, length: int) -> PyTree:
+    """Repeats the last row of leaves that are shorter than `length`."""
+
+    def hold(leaf: Array) -> Array:
+        missing = length - leaf.shape[0]
+        if missing <= 0:
+            return leaf
+        return jnp.concatenate([leaf, jnp.repeat(leaf[-1:], missing, axis=0)])
+
+    return jax.tree.map(hold, tree)
 
 
 def evaluate_by_member(
@@ -226,6 +269,9 @@ def evaluate_by_member(
     obs: Array,
     actions: Array,
     noise: Noise,
+    *,
+    terminal: TerminalConfig = NO_TERMINAL,
+    reward: Reward | None = None,
 ) -> Score:
     """What `evaluate` says of each particle under the modes TS1 and TSInf, faster.
 
@@ -240,10 +286,12 @@ def evaluate_by_member(
       obs: `[D]` where all particles start.
       actions: `[H, A]`.
       noise: of P particles, leaves `[P, H, ...]`, members dealt evenly at each step as
-        `draw_noise` does.
+        `draw_noise` does; `[P, H + K, ...]` with terminal steps.
+      terminal: as in `evaluate`.
+      reward: as in `evaluate`.
 
     Returns:
-      leaves `[P]`.
+      leaves `[P]` and `[P, C]`.
     """
     num_particles, num_members = noise.member.shape[0], model.num_members
     few = num_particles < num_members
@@ -264,6 +312,8 @@ def evaluate_by_member(
         noise, slot, particle = inputs
         state = model.select(model_state, noise.member) if few else model_state
         grouped = obs[particle].reshape(groups, size, -1)
+        if action.ndim == 2:  # the backup's, one for each particle
+            action = action[particle].reshape(groups, size, -1)
         prediction = model.members(state, grouped, action)
         prediction = jax.tree.map(
             lambda leaf: leaf.reshape(groups * size, -1)[slot], prediction
@@ -274,7 +324,9 @@ def evaluate_by_member(
     by_step = Noise(jnp.swapaxes(noise.normal, 0, 1), noise.member.T)
     inputs = (by_step, *jax.vmap(sort)(by_step.member))
     start = jnp.broadcast_to(obs, (num_particles, *obs.shape))
-    return evaluate(env, transition, start, actions, inputs)
+    return evaluate(
+        env, transition, start, actions, inputs, terminal=terminal, reward=reward
+    )
 
 
 def trajectory(

@@ -6,7 +6,7 @@ from safex.config import ScheduleConfig
 from safex.types import Array
 
 
-def scheduled(config: ScheduleConfig, initial: float, episode: Array) -> Array:
+def scheduled(config: ScheduleConfig, initial: float | Array, episode: Array) -> Array:
     """The width in an episode, counted from 1.
 
     Linear: `v0 + (v1 - v0) min(e / n, 1)`; sigmoid:

@@ -2,7 +2,7 @@
 
 Shape letters, used in every docstring: ``t`` time, ``H`` horizon, ``T`` episode
 length, ``B`` batch, ``E`` ensemble members, ``P`` particles, ``N`` candidate samples,
-``K`` elites, ``D`` observation dimension, ``A`` action dimension.
+``K`` elites, ``D`` observation dimension, ``A`` action dimension, ``C`` constraints.
 """
 
 from typing import Any, NamedTuple, Protocol
@@ -21,7 +21,7 @@ class Transition(NamedTuple):
       obs: `[..., D]` observation before the step.
       action: `[..., A]` action in the normalised box [-1, 1].
       reward: `[...]` reward of the step.
-      cost: `[...]` constraint cost of the step.
+      cost: `[..., C]` cost of the step under each constraint.
       next_obs: `[..., D]` observation after the step, before any reset.
       terminated: `[...]` bool, the task itself ended.
       truncated: `[...]` bool, only a time limit ended the episode.
@@ -55,8 +55,8 @@ class Score(NamedTuple):
 
     Attributes:
       value: `[]` to be maximised, mean reward per step.
-      cost: `[]` to be kept within the budget, summed over the horizon.
-      margin: `[]` smooth companion of the cost, in the limit's own unit: the distance
+      cost: `[C]` to be kept within the thresholds, summed over the horizon.
+      margin: `[C]` smooth companion of the cost, in each limit's own unit: the distance
         past the limit, added up over the horizon, where it is passed (> 0), else the
         negative distance of the closest call. It orders what is not feasible.
     """
@@ -72,9 +72,9 @@ class Plan(NamedTuple):
     Attributes:
       actions: `[H, A]` the best sequence found.
       value: `[]` its value.
-      cost: `[]` its predicted cost, pessimistic where the planner is.
-      margin: `[]` its predicted margin, as in `Score`.
-      feasible: `[]` bool, the predicted cost meets the budget.
+      cost: `[C]` its predicted costs, pessimistic where the planner is.
+      margin: `[C]` its predicted margins, as in `Score`.
+      feasible: `[]` bool, every predicted cost meets its threshold.
       backup_actions: `[H, A]` the sequence of least predicted margin seen at all, what
         to fall back to if the plan is not feasible.
     """
@@ -94,7 +94,7 @@ class Step(NamedTuple):
       state: the system's next state.
       obs: `[D]` observation of it.
       reward: `[]` reward of the step.
-      cost: `[]` constraint cost of the step.
+      cost: `[C]` cost of the step under each constraint.
       terminated: `[]` bool, the task itself ended.
       truncated: `[]` bool, only the time limit ended the episode.
     """
@@ -114,9 +114,45 @@ class Environment(Protocol):
     and for every planner.
     """
 
-    obs_dim: int
-    action_dim: int
-    max_steps: int
+    @property
+    def obs_dim(self) -> int:
+        """D."""
+        ...
+
+    @property
+    def action_dim(self) -> int:
+        """A."""
+        ...
+
+    @property
+    def num_constraints(self) -> int:
+        """C."""
+        ...
+
+    @property
+    def max_steps(self) -> int:
+        """Time limit of an episode [steps]."""
+        ...
+
+    @property
+    def obs_names(self) -> tuple[str, ...]:
+        """What each entry of an observation is, with its unit."""
+        ...
+
+    @property
+    def limit_names(self) -> tuple[str, ...]:
+        """What each constraint limits."""
+        ...
+
+    @property
+    def limit_units(self) -> tuple[str, ...]:
+        """The unit of each limit."""
+        ...
+
+    @property
+    def limits(self) -> Array:
+        """`[C]` the limits' values, each in its unit."""
+        ...
 
     @property
     def noise_std(self) -> Array:
@@ -136,11 +172,11 @@ class Environment(Protocol):
         ...
 
     def cost(self, obs: Array, action: Array, next_obs: Array) -> Array:
-        """Cost of a transition, `[D], [A], [D] -> []`, never negative."""
+        """Costs of a transition, `[D], [A], [D] -> [C]`, never negative."""
         ...
 
     def margin(self, obs: Array, action: Array, next_obs: Array) -> Array:
-        """Signed distance past the limit (> 0 violates), in the limit's unit."""
+        """`[C]` signed distances past the limits (> 0 violates), in their units."""
         ...
 
     def project(self, obs: Array) -> Array:
@@ -157,6 +193,10 @@ class Environment(Protocol):
 
     def observe(self, state: Any) -> Array:
         """Noise-free observation of a state."""
+        ...
+
+    def backup(self, obs: Array) -> Array:
+        """`[A]` a cautious action that brings the system to rest within its limits."""
         ...
 
 
@@ -185,7 +225,10 @@ class DynamicsModel(Protocol):
         ...
 
     def members(self, state: PyTree, obs: Array, action: Array) -> Prediction:
-        """Every member on observations of its own, `[E, S, D], [A] -> [E, S, D]`."""
+        """Every member on observations of its own, `[E, S, D] -> [E, S, D]`.
+
+        The action is `[A]`, common to all, or `[E, S, A]`.
+        """
         ...
 
     def select(self, state: PyTree, index: Array) -> PyTree:
@@ -217,6 +260,11 @@ class Dataset(NamedTuple):
 class Agent(Protocol):
     """Something that acts and learns a model; the loop knows nothing else of it."""
 
+    @property
+    def beta(self) -> Array:
+        """`[D]` multiple of its epistemic std that it claims the truth lies within."""
+        ...
+
     def init(self, key: Array) -> PyTree:
         """Returns the state of an agent that has seen nothing."""
         ...
@@ -229,6 +277,10 @@ class Agent(Protocol):
         self, key: Array, state: PyTree, obs: Array, *, explore: bool
     ) -> tuple[PyTree, Array, Metrics]:
         """Chooses an action `[A]` for `obs` `[D]`."""
+        ...
+
+    def observe(self, state: PyTree, transition: Transition) -> PyTree:
+        """Takes note of what the action led to, within the episode."""
         ...
 
     def update(

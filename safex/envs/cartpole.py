@@ -75,7 +75,9 @@ class Cartpole(System):
     state_names = ("x", "v", "theta", "omega")
     limit_names = ("|x|",)
     limit_units = ("m",)
+    angle_names = ("theta",)
     portrait = ("x", "theta")
+    portrait_labels = ("x [m]", "theta [rad], 0 = upright")
 
     @property
     def noise_std(self) -> Array:

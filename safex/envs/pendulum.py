@@ -68,7 +68,9 @@ class Pendulum(System):
     state_names = ("theta", "omega")
     limit_names = ("|omega|",)
     limit_units = ("rad/s",)
+    angle_names = ("theta",)
     portrait = ("theta", "omega")
+    portrait_labels = ("theta [rad], 0 = upright", "omega [rad/s]")
 
     @property
     def noise_std(self) -> Array:

@@ -29,7 +29,9 @@ class System(struct.PyTreeNode):
       state_names: fields of its state that an episode can be made to begin at.
       limit_names: what each of its C constraints is about.
       limit_units: the unit of each.
+      angle_names: those of `state_names` that wrap at ±pi.
       portrait: the two of `state_names` that tell most in a phase portrait.
+      portrait_labels: what its two axes say; the names and their units if empty.
     """
 
     params: Any
@@ -41,7 +43,9 @@ class System(struct.PyTreeNode):
     state_names: ClassVar[tuple[str, ...]]
     limit_names: ClassVar[tuple[str, ...]]
     limit_units: ClassVar[tuple[str, ...]]
+    angle_names: ClassVar[tuple[str, ...]] = ()
     portrait: ClassVar[tuple[str, str]]
+    portrait_labels: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def from_config(cls, config: Any = None, **changes: Any) -> Self:

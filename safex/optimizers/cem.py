@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from safex.config import CEMConfig
+from safex.constraints.rule import Constraint
 from safex.optimizers import gaussian
-from safex.optimizers.constraint import Constraint
 from safex.types import Array, Metrics, Plan, Score
 
 
@@ -33,13 +33,11 @@ class CEM:
     Attributes:
       action_dim: A.
       config: budget.
-      constraint: how candidates are ordered.
       num_devices: local devices that share out the candidates, see `spread.mapped`.
     """
 
     action_dim: int
     config: CEMConfig
-    constraint: Constraint
     num_devices: int = 1
 
     def init(self, key: Array) -> CEMState:
@@ -52,7 +50,11 @@ class CEM:
         return CEMState(gaussian.shift(state.mean))
 
     def optimize(
-        self, key: Array, state: CEMState, objective: Callable[[Array], Score]
+        self,
+        key: Array,
+        state: CEMState,
+        objective: Callable[[Array], Score],
+        constraint: Constraint,
     ) -> tuple[CEMState, Plan, Metrics]:
         """Searches once.
 
@@ -60,6 +62,7 @@ class CEM:
           key: consumed.
           state: warm start.
           objective: `[H, A] -> Score`.
+          constraint: how candidates are ordered.
 
         Returns:
           next state, plan, and the best value, cost and share of feasible candidates
@@ -73,21 +76,19 @@ class CEM:
             samples = mean + std * jax.random.normal(key, shape)
             samples = jnp.clip(samples, -1.0, 1.0)
             candidates = gaussian.evaluate(objective, samples, self.num_devices)
-            order = self.constraint.order(candidates.score)
+            order = constraint.order(candidates.score)
             candidates = gaussian.take(candidates, order)
             elites = candidates.actions[: config.num_elites]
             mean, std = gaussian.refit(mean, std, elites, config.alpha, config.min_std)
-            incumbent = gaussian.update_incumbent(
-                incumbent, candidates, self.constraint
-            )
-            info = gaussian.search_info(incumbent, candidates, self.constraint)
+            incumbent = gaussian.update_incumbent(incumbent, candidates, constraint)
+            info = gaussian.search_info(incumbent, candidates, constraint)
             return (mean, std, incumbent), info
 
-        incumbent = gaussian.no_incumbent(config.horizon, self.action_dim)
+        incumbent = gaussian.no_incumbent(config.horizon, self.action_dim, constraint)
         std = jnp.full_like(state.mean, config.init_std)
         keys = jax.random.split(key, config.num_iter)
         (_, _, incumbent), info = jax.lax.scan(
             iterate, (state.mean, std, incumbent), keys
         )
-        plan = gaussian.to_plan(incumbent, self.constraint)
+        plan = gaussian.to_plan(incumbent, constraint)
         return CEMState(plan.actions), plan, info

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from safex.optimizers.constraint import Constraint
+from safex.constraints.rule import Constraint, total_margin
 from safex.optimizers.spread import mapped
 from safex.types import Array, Metrics, Plan, Score
 
@@ -17,7 +17,7 @@ class Candidates(NamedTuple):
 
     Attributes:
       actions: `[N, H, A]`.
-      score: leaves `[N]`.
+      score: leaves `[N]` and `[N, C]`.
     """
 
     actions: Array
@@ -89,27 +89,29 @@ def evaluate(
 ) -> Candidates:
     """Scores `[N, H, A]` sequences; one that is not finite can never be chosen."""
     score = mapped(objective, num_devices)(actions)
-    finite = jnp.isfinite(score.value) & jnp.isfinite(score.cost)
+    finite = jnp.isfinite(score.value) & jnp.isfinite(score.cost).all(-1)
     return Candidates(
         actions,
         Score(
             jnp.where(finite, score.value, -jnp.inf),
-            jnp.where(finite, score.cost, jnp.inf),
-            jnp.where(finite, score.margin, jnp.inf),
+            jnp.where(finite[:, None], score.cost, jnp.inf),
+            jnp.where(finite[:, None], score.margin, jnp.inf),
         ),
     )
 
 
 def safest(score: Score) -> Array:
     """Index of the candidate of least margin; ties by cost, then by value."""
-    return jnp.lexsort((-score.value, score.cost, score.margin))[0]
+    keys = (-score.value, score.cost.sum(-1), total_margin(score.margin))
+    return jnp.lexsort(keys)[0]
 
 
-def no_incumbent(horizon: int, dim: int) -> Incumbent:
+def no_incumbent(horizon: int, dim: int, constraint: Constraint) -> Incumbent:
     """An incumbent that any finite candidate beats."""
+    infinite = jnp.full((1, *constraint.threshold.shape), jnp.inf)
     worst = Candidates(
         jnp.zeros((1, horizon, dim)),
-        Score(*(jnp.full(1, v) for v in (-jnp.inf, jnp.inf, jnp.inf))),
+        Score(jnp.full(1, -jnp.inf), infinite, infinite),
     )
     return Incumbent(worst, worst)
 
@@ -151,7 +153,7 @@ def to_plan(incumbent: Incumbent, constraint: Constraint) -> Plan:
         value=best.score.value,
         cost=best.score.cost,
         margin=best.score.margin,
-        feasible=constraint.feasible(best.score) & jnp.isfinite(best.score.cost),
+        feasible=constraint.feasible(best.score) & jnp.isfinite(best.score.cost).all(),
         backup_actions=incumbent.safest.actions[0],
     )
 

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from safex.config import ICEMConfig
+from safex.constraints.rule import Constraint
 from safex.optimizers import gaussian
-from safex.optimizers.constraint import Constraint
 from safex.types import Array, Metrics, Plan, Score
 
 
@@ -38,13 +38,11 @@ class ICEM:
     Attributes:
       action_dim: A.
       config: budget and tricks.
-      constraint: how candidates are ordered.
       num_devices: local devices that share out the candidates, see `spread.mapped`.
     """
 
     action_dim: int
     config: ICEMConfig
-    constraint: Constraint
     num_devices: int = 1
 
     def init(self, key: Array) -> ICEMState:
@@ -60,14 +58,18 @@ class ICEM:
         )
 
     def optimize(
-        self, key: Array, state: ICEMState, objective: Callable[[Array], Score]
+        self,
+        key: Array,
+        state: ICEMState,
+        objective: Callable[[Array], Score],
+        constraint: Constraint,
     ) -> tuple[ICEMState, Plan, Metrics]:
         """Searches once; arguments and returns as `CEM.optimize`."""
         config = self.config
         shape = (config.horizon, self.action_dim)
         mean = state.mean
         std = jnp.full(shape, config.init_std)
-        incumbent = gaussian.no_incumbent(*shape)
+        incumbent = gaussian.no_incumbent(*shape, constraint)
         kept = None
         infos = []
         # One draw for all iterations: each draw costs most of a second to compile.
@@ -88,20 +90,16 @@ class ICEM:
             candidates = gaussian.evaluate(objective, samples, self.num_devices)
             if kept is not None:
                 candidates = gaussian.join(candidates, kept)
-            candidates = gaussian.take(
-                candidates, self.constraint.order(candidates.score)
-            )
+            candidates = gaussian.take(candidates, constraint.order(candidates.score))
             elites = gaussian.take(candidates, jnp.arange(config.num_elites))
             mean, std = gaussian.refit(
                 mean, std, elites.actions, config.alpha, config.min_std
             )
             if config.num_kept:
                 kept = gaussian.take(elites, jnp.arange(config.num_kept))
-            incumbent = gaussian.update_incumbent(
-                incumbent, candidates, self.constraint
-            )
-            infos.append(gaussian.search_info(incumbent, candidates, self.constraint))
-        plan = gaussian.to_plan(incumbent, self.constraint)
+            incumbent = gaussian.update_incumbent(incumbent, candidates, constraint)
+            infos.append(gaussian.search_info(incumbent, candidates, constraint))
+        plan = gaussian.to_plan(incumbent, constraint)
         elites_left = kept.actions if kept is not None else state.elites
         info = jax.tree.map(lambda *leaves: jnp.stack(leaves), *infos)
         return ICEMState(mean, elites_left), plan, info

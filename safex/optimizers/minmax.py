@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from safex.config import MinMaxConfig
+from safex.constraints.rule import Constraint, total_margin
 from safex.optimizers import gaussian
-from safex.optimizers.constraint import Constraint
 from safex.optimizers.gaussian import Candidates
 from safex.optimizers.spread import mapped
 from safex.types import Array, Metrics, Plan, Score
@@ -31,7 +31,7 @@ class Game(NamedTuple):
 
     Attributes:
       nominal: `x [H, X] -> Score`, the value, and the cost without an adversary.
-      attacked: `x [H, X], y [H, Y] -> (cost, margin)`.
+      attacked: `x [H, X], y [H, Y] -> (cost [C], margin [C])`.
     """
 
     nominal: Callable[[Array], Score]
@@ -55,7 +55,7 @@ class MinMaxState(NamedTuple):
 
 
 class _Attack(NamedTuple):
-    """Adversaries and the harm `[N, Ex]` each does to each agent."""
+    """Adversaries and the harm `[N, Ex, C]` each does to each agent."""
 
     y: Array
     cost: Array
@@ -70,25 +70,23 @@ class MinMax:
       x_dim: X, dimension of the agent's sequence.
       y_dim: Y, dimension of the adversary's sequence.
       config: budget.
-      constraint: how the agent's candidates are ordered.
       num_devices: local devices that share out the candidates, see `spread.mapped`.
     """
 
     x_dim: int
     y_dim: int
     config: MinMaxConfig
-    constraint: Constraint
     num_devices: int = 1
 
     def init(self, key: Array) -> MinMaxState:
         """Zero agents; adversaries at random corners, so that none is idle."""
         c = self.config
         corners = jax.random.rademacher(key, (c.num_fixed_elites_y, 1, self.y_dim))
-        y_shape = (c.num_fixed_elites_y, c.horizon_y, self.y_dim)
+        y_shape = (c.num_fixed_elites_y, c.horizon, self.y_dim)
         return MinMaxState(
-            x_mean=jnp.zeros((c.horizon_x, self.x_dim)),
-            x_elites=jnp.zeros((c.num_fixed_elites_x, c.horizon_x, self.x_dim)),
-            y_mean=jnp.zeros((c.horizon_y, self.y_dim)),
+            x_mean=jnp.zeros((c.horizon, self.x_dim)),
+            x_elites=jnp.zeros((c.num_fixed_elites_x, c.horizon, self.x_dim)),
+            y_mean=jnp.zeros((c.horizon, self.y_dim)),
             archive=jnp.broadcast_to(corners, y_shape).astype(jnp.float32),
         )
 
@@ -102,7 +100,7 @@ class MinMax:
         )
 
     def optimize(
-        self, key: Array, state: MinMaxState, objective: Game
+        self, key: Array, state: MinMaxState, objective: Game, constraint: Constraint
     ) -> tuple[MinMaxState, Plan, Metrics]:
         """Plays the game once.
 
@@ -110,6 +108,7 @@ class MinMax:
           key: consumed.
           state: warm start.
           objective: the game.
+          constraint: how the agent's candidates are ordered.
 
         Returns:
           next state, plan (its cost is the worst one found), and the agent's value and
@@ -121,12 +120,12 @@ class MinMax:
             key, std = inputs
             y_key, x_key = jax.random.split(key)
             state, attack = self._y_step(y_key, state, state.x_elites, objective)
-            state, ordered = self._x_step(x_key, state, std, objective)
+            state, ordered = self._x_step(x_key, state, std, objective, constraint)
             info = {
                 "value": ordered.score.value[0],
                 "cost": ordered.score.cost[0],
-                "attack_cost": attack.cost.max(),
-                "feasible_share": self.constraint.feasible(ordered.score).mean(),
+                "attack_cost": attack.cost.max((0, 1)),
+                "feasible_share": constraint.feasible(ordered.score).mean(),
             }
             safest = ordered.actions[gaussian.safest(ordered.score)]
             return state, (info, safest)
@@ -145,11 +144,13 @@ class MinMax:
             attack = self._attack(objective, finalists, state.archive)
         nominal = gaussian.evaluate(objective.nominal, finalists, self.num_devices)
         worst = self._worst(nominal, attack, mode="worst_case")
-        worst = gaussian.take(worst, self.constraint.order(worst.score))
+        worst = gaussian.take(worst, constraint.order(worst.score))
         incumbent = gaussian.update_incumbent(
-            gaussian.no_incumbent(c.horizon_x, self.x_dim), worst, self.constraint
+            gaussian.no_incumbent(c.horizon, self.x_dim, constraint),
+            worst,
+            constraint,
         )
-        plan = gaussian.to_plan(incumbent, self.constraint)
+        plan = gaussian.to_plan(incumbent, constraint)
         return state._replace(x_mean=plan.actions), plan, info
 
     def _y_step(
@@ -157,7 +158,7 @@ class MinMax:
     ) -> tuple[MinMaxState, _Attack]:
         """The adversary answers `agents` `[Ex, H, X]`; returns all that was tried."""
         c = self.config
-        shape = (c.num_samples_y, c.horizon_y, self.y_dim)
+        shape = (c.num_samples_y, c.horizon, self.y_dim)
         known = state.archive
         if c.corners:
             known = jnp.concatenate([known, self._corners()])
@@ -176,15 +177,51 @@ class MinMax:
         (mean, _), tried = jax.lax.scan(refit, start, keys)
         tried = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), tried)
         attack = _concatenate(known_attack, tried)
+        if c.gradient_steps:
+            climbed = self._climb(game, agents, attack)
+            attack = _concatenate(attack, self._attack(game, agents, climbed))
         archive = self._next_archive(attack, state.archive)
         return state._replace(y_mean=mean, archive=archive), attack
 
+    def _climb(self, game: Game, agents: Array, attack: _Attack) -> Array:
+        """Adversaries on the way uphill from the worst, `[Ex C steps, H, Y]`.
+
+        `y <- clip(y + size sign(d margin_c(x, y) / d y), -1, 1)` for each agent x and
+        constraint c (projected gradient descent of Madry et al. 2018, arXiv 1706.06083,
+        with the margin for the loss). The margin is what the gradient sees; whether an
+        adversary is worse is for the pool to say.
+        """
+        c = self.config
+        _, num_agents, num_constraints = attack.cost.shape
+        pairs = jnp.arange(num_agents * num_constraints)
+        which_x, which_c = jnp.divmod(pairs, num_constraints)
+
+        def climb(y: Array, x: Array, constraint: Array) -> Array:
+            def margin(y: Array) -> Array:
+                return game.attacked(x, y)[1][constraint]
+
+            def step(y: Array, _: None) -> tuple[Array, Array]:
+                slope = jnp.sign(jnp.nan_to_num(jax.grad(margin)(y)))
+                y = jnp.clip(y + c.gradient_step_size * slope, -1.0, 1.0)
+                return y, y
+
+            return jax.lax.scan(step, y, None, c.gradient_steps)[1]
+
+        start = attack.y[_worst_replies(attack)]
+        found = jax.vmap(climb)(start, agents[which_x], which_c)
+        return found.reshape(-1, *found.shape[2:])
+
     def _x_step(
-        self, key: Array, state: MinMaxState, std: Array, game: Game
+        self,
+        key: Array,
+        state: MinMaxState,
+        std: Array,
+        game: Game,
+        constraint: Constraint,
     ) -> tuple[MinMaxState, Candidates]:
         """The agent answers the archive; returns its last candidates, best first."""
         c = self.config
-        shape = (c.num_samples_x, c.horizon_x, self.x_dim)
+        shape = (c.num_samples_x, c.horizon, self.x_dim)
 
         def refit(carry: tuple, key: Array) -> tuple[tuple, Candidates]:
             mean, std, kept = carry
@@ -193,9 +230,7 @@ class MinMax:
             samples = jnp.concatenate([samples, mean[None], kept])
             samples = jnp.clip(samples, -1.0, 1.0)
             candidates = self._withstand(game, samples, state.archive)
-            candidates = gaussian.take(
-                candidates, self.constraint.order(candidates.score)
-            )
+            candidates = gaussian.take(candidates, constraint.order(candidates.score))
             kept = candidates.actions[: c.num_fixed_elites_x]
             elites = candidates.actions[: c.num_elites_x]
             mean, std = gaussian.refit(mean, std, elites, 0.0, c.min_std)
@@ -234,8 +269,8 @@ class MinMax:
             return game.attacked(agents[x], adversaries[y])
 
         harm = mapped(play, self.num_devices)(which_y, which_x)
-        cost, margin = (leaf.reshape(numbers) for leaf in harm)
-        finite = jnp.isfinite(cost)
+        cost, margin = (leaf.reshape(*numbers, -1) for leaf in harm)
+        finite = jnp.isfinite(cost).all(-1, keepdims=True)
         return _Attack(
             adversaries,
             jnp.where(finite, cost, jnp.inf),
@@ -247,14 +282,9 @@ class MinMax:
         size = self.config.num_fixed_elites_y
         if self.config.mode == "mean":
             return attack.y[_most_harmful(attack)[:size]]
-        # The worst reply to each agent first, then the older ones.
-        worst = jnp.stack(
-            [
-                jnp.lexsort((-attack.margin[:, e], -attack.cost[:, e]))[0]
-                for e in range(attack.cost.shape[1])
-            ]
-        )
-        queue = jnp.concatenate([attack.y[worst], archive])
+        # The worst reply to each agent under each constraint first, then older ones;
+        # the best agent's come first, should not all of them find room.
+        queue = jnp.concatenate([attack.y[_worst_replies(attack)], archive])
         # One adversary is often the worst reply to all agents, and so again in the next
         # iteration; its copies would push out the others that bound the inner maximum.
         same = jnp.all(queue[:, None] == queue[None], axis=(2, 3))
@@ -264,7 +294,7 @@ class MinMax:
     def _corners(self) -> Array:
         """Adversaries constant in time, `[corners, H, Y]`."""
         signs = corner_signs(self.y_dim)
-        shape = (signs.shape[0], self.config.horizon_y, self.y_dim)
+        shape = (signs.shape[0], self.config.horizon, self.y_dim)
         return jnp.broadcast_to(signs[:, None], shape)
 
 
@@ -277,9 +307,22 @@ def corner_signs(dim: int) -> Array:
     return jnp.asarray(signs, jnp.float32)
 
 
+def _worst_replies(attack: _Attack) -> Array:
+    """Indices `[Ex C]`, the constraints of an agent side by side."""
+    _, agents, constraints = attack.cost.shape
+    return jnp.stack(
+        [
+            jnp.lexsort((-attack.margin[:, e, c], -attack.cost[:, e, c]))[0]
+            for e in range(agents)
+            for c in range(constraints)
+        ]
+    )
+
+
 def _most_harmful(attack: _Attack) -> Array:
     """Indices of adversaries by mean cost over the agents, then by mean margin."""
-    return jnp.lexsort((-attack.margin.mean(1), -attack.cost.mean(1)))
+    margin = total_margin(attack.margin).mean(1)
+    return jnp.lexsort((-margin, -attack.cost.sum(-1).mean(1)))
 
 
 def _concatenate(*parts: _Attack) -> _Attack:

@@ -1,5 +1,7 @@
 """A search's candidates shared out over the devices of one process."""
 
+import itertools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +21,7 @@ def mapped(function: Callable[..., Any], num_devices: int) -> Callable[..., PyTr
     they need.
 
     Args:
-      function: of one row, returns a pytree of scalars.
+      function: of one row, returns a pytree of scalars and vectors.
       num_devices: local devices that take part; 1 is plain `vmap`, and all that is
         possible inside a program that is itself spread over devices.
 
@@ -47,15 +49,26 @@ def mapped(function: Callable[..., Any], num_devices: int) -> Callable[..., PyTr
                 )
                 for leaf in arguments
             ]
-            leaves = jnp.stack(jax.tree.leaves(jax.vmap(function)(*mine)))
-            return jax.lax.all_gather(leaves, "candidate", axis=1, tiled=True)
+            leaves = jax.tree.leaves(jax.vmap(function)(*mine))
+            # One exchange is much cheaper than one for each leaf.
+            flat = jnp.concatenate([leaf.reshape(share, -1) for leaf in leaves], 1)
+            return jax.lax.all_gather(flat, "candidate", axis=0, tiled=True)
 
         everywhere = PartitionSpec()
         gathered = jax.shard_map(
             own, mesh=mesh, in_specs=everywhere, out_specs=everywhere, check_vma=False
         )(*arguments)
         outputs = jax.eval_shape(function, *(leaf[0] for leaf in arguments))
-        return jax.tree.unflatten(jax.tree.structure(outputs), list(gathered[:, :rows]))
+        leaves, structure = jax.tree.flatten(outputs)
+        ends = list(itertools.accumulate(math.prod(leaf.shape) for leaf in leaves))
+        columns = jnp.split(gathered[:rows], ends[:-1], axis=1)
+        return jax.tree.unflatten(
+            structure,
+            [
+                part.reshape(rows, *leaf.shape)
+                for part, leaf in zip(columns, leaves, strict=True)
+            ],
+        )
 
     return spread
 

@@ -25,14 +25,14 @@ class EpisodeRecord(NamedTuple):
       action: `[T, A]`.
       next_obs: `[T, D]` observation after the step.
       reward: `[T]`.
-      cost: `[T]`.
-      margin: `[T]` signed distance past the limit, in its unit; > 0 violates.
+      cost: `[T, C]`.
+      margin: `[T, C]` signed distance past each limit, in its unit; > 0 violates.
       terminated: `[T]` bool, the task's own end; episodes are run on to full length.
       truncated: `[T]` bool, the time limit's end.
       planned: `[T]` bool, a planner chose the action.
       feasible: `[T]` bool, the plan met the budget.
       backup: `[T]` bool, the backup acted.
-      predicted_cost: `[T]` cost over the horizon that the plan was judged by.
+      predicted_cost: `[T, C]` costs over the horizon that the plan was judged by.
       mean: `[T, D]` predicted next observation.
       epistemic_std: `[T, D]` calibrated.
       aleatoric_std: `[T, D]`.
@@ -60,22 +60,22 @@ class EpisodeAccount(NamedTuple):
 
     Attributes:
       episode_return: sum of rewards.
-      cost_return: sum of costs.
-      violating_steps: steps with a cost.
+      cost_return: sum of costs under each constraint.
+      violating_steps: steps with a cost under any constraint.
       violation_events: uninterrupted runs of violating steps.
-      worst_excess: largest distance past the limit, in its unit, 0 if never past.
+      worst_excess: largest distance past each limit, in its unit, 0 if never past.
       infeasible_plans: planned steps whose plan missed the budget.
       backup_steps: steps on which the backup acted.
-      underpredicted_plans: planned steps after which more cost came within the horizon
-        than the plan had predicted.
+      underpredicted_plans: planned steps after which more cost came within the horizon,
+        under any constraint, than the plan had predicted.
       prequential: coverage of this episode by the model that had not seen it.
     """
 
     episode_return: float
-    cost_return: float
+    cost_return: tuple[float, ...]
     violating_steps: int
     violation_events: int
-    worst_excess: float
+    worst_excess: tuple[float, ...]
     infeasible_plans: int
     backup_steps: int
     underpredicted_plans: int
@@ -96,19 +96,21 @@ def account(record: EpisodeRecord, beta: np.ndarray, horizon: int) -> EpisodeAcc
       beta: `[D]` confidence width.
       horizon: H of the plans, for predicted against actual cost.
     """
-    violating = record.cost > 0
+    violating = np.any(record.cost > 0, axis=1)
     # Cost of the next H steps from each step on, shorter at the end of the episode.
-    total = np.concatenate([[0.0], np.cumsum(record.cost)])
-    steps = np.arange(record.cost.size)
-    ahead = total[np.minimum(steps + horizon, record.cost.size)] - total[steps]
+    total = np.concatenate([np.zeros_like(record.cost[:1]), record.cost.cumsum(0)])
+    steps = np.arange(len(record.cost))
+    ahead = total[np.minimum(steps + horizon, len(steps))] - total[steps]
     with np.errstate(invalid="ignore"):
-        under = record.planned & (ahead > record.predicted_cost + 1e-4)
+        over = (ahead > record.predicted_cost + 1e-4).any(1)
+    under = record.planned & over
+    excess = np.where(record.cost > 0, np.maximum(record.margin, 0.0), 0.0)
     return EpisodeAccount(
         episode_return=float(record.reward.sum()),
-        cost_return=float(record.cost.sum()),
+        cost_return=tuple(record.cost.sum(0).tolist()),
         violating_steps=int(violating.sum()),
         violation_events=count_events(violating),
-        worst_excess=float(max(record.margin[violating].max(initial=0.0), 0.0)),
+        worst_excess=tuple(excess.max(0).tolist()),
         infeasible_plans=int((record.planned & ~record.feasible).sum()),
         backup_steps=int(record.backup.sum()),
         underpredicted_plans=int(under.sum()),
@@ -124,7 +126,7 @@ def account(record: EpisodeRecord, beta: np.ndarray, horizon: int) -> EpisodeAcc
 
 
 def violations(
-    record: EpisodeRecord, episode: int, first_step: int, limit: float
+    record: EpisodeRecord, episode: int, first_step: int, limits: Sequence[float]
 ) -> list[dict[str, Any]]:
     """One entry for each violating step, ready for JSON.
 
@@ -132,7 +134,7 @@ def violations(
       record: the episode.
       episode: its number, 0 for the random phase.
       first_step: environment steps taken before it.
-      limit: the limit, in its unit.
+      limits: each limit, in its unit.
     """
     return [
         {
@@ -141,16 +143,16 @@ def violations(
             "step_in_episode": int(t),
             "state": [float(x) for x in record.next_obs[t]],
             "action": [float(x) for x in record.action[t]],
-            "cost": float(record.cost[t]),
-            "limit": limit,
-            "excess": float(record.margin[t]),
+            "cost": record.cost[t].tolist(),
+            "limits": list(limits),
+            "excess": record.margin[t].tolist(),
             "predicted_cost": (
-                float(record.predicted_cost[t]) if record.planned[t] else None
+                record.predicted_cost[t].tolist() if record.planned[t] else None
             ),
             "plan_feasible": bool(record.feasible[t]) if record.planned[t] else None,
             "backup": bool(record.backup[t]),
         }
-        for t in np.flatnonzero(record.cost > 0)
+        for t in np.flatnonzero((record.cost > 0).any(1))
     ]
 
 

@@ -1,11 +1,13 @@
 """The training loop: explore at random, then plan, account, learn, again.
 
-Several seeds go in lockstep, one program for all of them. Every random key is a
+Several runs go in lockstep, one program for all of them: seeds, and what else is traced
+(an environment's parameters, confidence widths, budgets). Every random key is a
 function of the seed and the episode, so a checkpoint after each episode is all that an
 exact resume needs.
 """
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -66,20 +68,25 @@ class Progress(NamedTuple):
 
 
 class SeedRun(NamedTuple):
-    """One seed of a job.
+    """One seed of one configuration of a job.
 
     Attributes:
       seed: decides every random number.
-      seed_index: which seed of the job, from 0.
+      seed_index: which run of the job, from 0.
       folder: where its files go.
       make_loggers: given the environment step that the run goes on from (None for a
         fresh run), returns the loggers.
+      fingerprint: of the configuration, written into checkpoints.
+      traced: what tells this run from others of the same trainer besides the seed, a
+        pytree of numbers that its `vary` takes.
     """
 
     seed: int
     seed_index: int
     folder: Path
     make_loggers: Callable[[int | None], Sequence[Logger]]
+    fingerprint: str = ""
+    traced: PyTree = ()
 
 
 class RunState(NamedTuple):
@@ -130,18 +137,17 @@ class _Programs(NamedTuple):
 
 
 class Trainer:
-    """Trains groups of seeds; groups of equal size share their compiled programs.
+    """Trains groups of runs; groups of equal size share their compiled programs.
 
     Args:
       env: the system.
       agent: the agent.
       config: how much is collected.
       horizon: H of the agent's plans, for predicted against actual cost.
-      beta: `[D]` confidence width.
-      limit: the limit, in its unit.
-      fingerprint: of the configuration, written into checkpoints.
       warn: told of anything unusual that does not stop the run.
       report: told of progress.
+      vary: makes system and agent from a run's `traced`, which may be traced numbers;
+        None where all runs have `env` and `agent`.
     """
 
     def __init__(
@@ -151,16 +157,16 @@ class Trainer:
         config: TrainConfig,
         *,
         horizon: int,
-        beta: np.ndarray,
-        limit: float,
-        fingerprint: str,
         warn: Callable[[str], None],
         report: Callable[[Progress], None],
+        vary: Callable[[PyTree], tuple[Environment, Agent]] | None = None,
     ) -> None:
-        self.env, self.agent, self.config = env, agent, config
-        self.horizon, self.beta, self.limit = horizon, np.asarray(beta), limit
-        self.fingerprint, self._warn, self._report = fingerprint, warn, report
-        self._band = jax.jit(agent.band)
+        self.config, self.horizon = config, horizon
+        self._vary = vary or (lambda traced: (env, agent))
+        self._warn, self._report = warn, report
+        self._band = jax.jit(
+            lambda traced, *arguments: self._vary(traced)[1].band(*arguments)
+        )
         self._programs: dict[Lockstep, _Programs] = {}
         self._planned_before: set[Lockstep] = set()
 
@@ -203,12 +209,14 @@ class Trainer:
     def _load(self, run: SeedRun, at_most: int | None) -> tuple[RunState, int]:
         template = jax.tree.map(
             lambda leaf: np.zeros(leaf.shape, leaf.dtype),
-            jax.eval_shape(self._init, jax.random.key(0)),
+            jax.eval_shape(
+                lambda key: self._traced(run.traced).init(key), jax.random.key(0)
+            ),
         )
         found = load_checkpoint(
             run.folder / "checkpoints",
             template,
-            self.fingerprint,
+            run.fingerprint,
             self._warn,
             at_most=at_most,
         )
@@ -224,7 +232,10 @@ class Trainer:
         padded = [*runs, *[runs[-1]] * (layout.rows - len(runs))]
         states = [*states, *[states[-1]] * (layout.rows - len(runs))]
         root = jnp.stack([jax.random.key(run.seed) for run in padded])
-        far, state = programs.start(root)
+        traced = jax.tree.map(
+            lambda *leaves: jnp.stack(leaves), *(run.traced for run in padded)
+        )
+        far, state = programs.start(traced, root)
         if last >= 0:
             state = jax.tree.map(lambda *leaves: np.stack(leaves), *states)
             state = layout.place(state)
@@ -237,7 +248,7 @@ class Trainer:
                 numbers = jnp.full(layout.rows, episode)
                 key = _fold_in_all(_fold_in_all(root, jnp.ones_like(numbers)), numbers)
                 state, metrics = self._run_episode(
-                    key, state, runs, layout, episode, far
+                    traced, key, state, runs, layout, episode, far
                 )
                 host = jax.device_get(state)
                 for index, run in enumerate(runs):
@@ -248,7 +259,7 @@ class Trainer:
                         run.folder / "checkpoints",
                         _row(host, index),
                         episode,
-                        self.fingerprint,
+                        run.fingerprint,
                     )
         finally:
             for logger in (logger for group in loggers for logger in group):
@@ -256,19 +267,30 @@ class Trainer:
 
     def _compile(self, layout: Lockstep) -> _Programs:
         if layout not in self._programs:
-            over = layout.over_seeds
+
+            def compile(name: str, donate: int | None = None) -> Callable:
+                def function(traced: PyTree, *arguments: Any) -> Any:
+                    return getattr(self._traced(traced), name)(*arguments)
+
+                donated = () if donate is None else (donate,)
+                return jax.jit(layout.over_seeds(function), donate_argnums=donated)
+
             self._programs[layout] = _Programs(
-                start=jax.jit(over(self._start)),
-                begin=jax.jit(over(self._begin)),
-                explore=jax.jit(over(self._random_steps), donate_argnums=2),
-                plan=jax.jit(over(self._planned_steps), donate_argnums=2),
-                append=jax.jit(over(_append), donate_argnums=0),
-                learn=jax.jit(over(self._learn), donate_argnums=1),
+                start=compile("start"),
+                begin=compile("begin"),
+                explore=compile("random_steps", donate=3),
+                plan=compile("planned_steps", donate=3),
+                append=jax.jit(layout.over_seeds(_append), donate_argnums=0),
+                learn=compile("learn", donate=2),
             )
         return self._programs[layout]
 
+    def _traced(self, traced: PyTree) -> "_Traced":
+        return _Traced(*self._vary(traced), self.config)
+
     def _run_episode(
         self,
+        traced: PyTree,
         key: Array,
         state: RunState,
         runs: list[SeedRun],
@@ -283,28 +305,38 @@ class Trainer:
         act_key, update_key = _split_all(key)
         last_episode = episode == self.config.num_model_updates
         before = jax.device_get(state.agent) if last_episode else None
-        agent, batch, seconds = self._collect(act_key, state, runs, layout, episode)
+        agent, batch, seconds = self._collect(
+            traced, act_key, state, runs, layout, episode
+        )
         entries = []
         for index, run in enumerate(runs):
+            env, described = self._vary(run.traced)
             record = _to_record(_row(batch, index), planned=episode > 0)
-            entries.append(accounts.account(record, self.beta, self.horizon))
+            beta = np.asarray(described.beta)
+            entries.append(accounts.account(record, beta, self.horizon))
             accounts.save_record(_record_path(run.folder, episode), record)
             accounts.append_jsonl(
                 run.folder / "violations.jsonl",
                 accounts.violations(
-                    record, episode, self._steps_before(episode), self.limit
+                    record,
+                    episode,
+                    self._steps_before(episode),
+                    np.asarray(env.limits).tolist(),
                 ),
             )
             if last_episode:
                 forecast = forecast_episode(
-                    self._band, _row(before, index), record, self.horizon
+                    partial(self._band, run.traced),
+                    _row(before, index),
+                    record,
+                    self.horizon,
                 )
                 save_forecast(run.folder / "forecast.npz", forecast)
 
         start = time.perf_counter()
         programs = self._compile(layout)
         data = programs.append(state.data, batch.transition)
-        agent, fit, beliefs = programs.learn(update_key, agent, data, far)
+        agent, fit, beliefs = programs.learn(traced, update_key, agent, data, far)
         fit, beliefs = jax.device_get((fit, beliefs))
         fit_seconds = time.perf_counter() - start
         paths = jax.tree_util.tree_leaves_with_path(jax.device_get(agent))
@@ -329,7 +361,9 @@ class Trainer:
             violating_steps[index] += entry.violating_steps
             counts = {
                 "prequential": entry.prequential,
-                **self._coverage(_row((beliefs, *truths), index)),
+                **_coverage(
+                    _row((beliefs, *truths), index), self._vary(run.traced)[1].beta
+                ),
             }
             total = int(violating_steps[index])
             metrics.append(_metrics(entry, _row(fit, index), counts, episode, total))
@@ -337,6 +371,7 @@ class Trainer:
 
     def _collect(
         self,
+        traced: PyTree,
         key: Array,
         state: RunState,
         runs: list[SeedRun],
@@ -346,7 +381,7 @@ class Trainer:
         """Runs one episode of each seed in a few calls, to full length."""
         programs = self._compile(layout)
         step_key, agent, env_state, obs = programs.begin(
-            key, state.agent, jnp.full(layout.rows, episode > 0)
+            traced, key, state.agent, jnp.full(layout.rows, episode > 0)
         )
         length = self._length(episode)
         size = _chunk(length)
@@ -359,7 +394,7 @@ class Trainer:
             start = time.perf_counter()
             steps = np.tile(np.arange(first, first + size), (layout.rows, 1))
             (agent, env_state, obs), batch = run_steps(
-                step_key, steps, agent, env_state, obs
+                traced, step_key, steps, agent, env_state, obs
             )
             if len(obs.devices()) > layout.num_devices:
                 # A decision shared out over devices hands its results back on all of
@@ -368,7 +403,8 @@ class Trainer:
             batch = jax.device_get(batch)
             seconds.append(time.perf_counter() - start)
             batches.append(batch)
-            violations += (batch.transition.cost > 0).sum(1, dtype=violations.dtype)
+            violating = (batch.transition.cost > 0).any(-1)
+            violations += violating.sum(1, dtype=violations.dtype)
             returns += batch.transition.reward.sum(1)
             for index, run in enumerate(runs):
                 one = _row(batch, index)
@@ -396,49 +432,74 @@ class Trainer:
         whole = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *batches)
         return agent, whole, seconds
 
-    def _coverage(self, row: tuple[Beliefs, Array, Array]) -> dict[str, Coverage]:
-        """Coverage of rows that the model never trained or calibrated on."""
-        beliefs, next_obs, far_next_obs = row
-        everywhere = np.full(far_next_obs.shape[0], bool(beliefs.rows.any()))
+    def _length(self, episode: int) -> int:
+        config = self.config
+        return config.num_rollout_steps if episode else config.num_exploration_steps
 
-        def count(truth: Array, belief: Prediction, mask: np.ndarray) -> Coverage:
-            return coverage(
-                truth,
-                belief.mean,
-                belief.epistemic_std,
-                belief.aleatoric_std,
-                self.beta,
-                mask,
-            )
+    def _steps_before(self, episode: int) -> int:
+        """Environment steps taken before an episode begins."""
+        if episode == 0:
+            return 0
+        random = self.config.num_exploration_steps
+        return random + (episode - 1) * self.config.num_rollout_steps
 
-        return {
-            "held_out": count(next_obs, beliefs.held_out, np.asarray(beliefs.rows)),
-            "out_of_distribution": count(far_next_obs, beliefs.far, everywhere),
-        }
+    def _last_returns(self, state: RunState, episode: int) -> list[float | None]:
+        """Return of each seed's episode before this one, None if it was random."""
+        reward = np.asarray(state.data.transitions.reward)
+        if episode < 2:
+            return [None] * len(reward)
+        start = self._steps_before(episode - 1)
+        window = reward[:, start : start + self.config.num_rollout_steps]
+        return [float(total) for total in window.sum(1)]
 
-    # What follows is traced: functions of one seed.
+    def _forget_after(self, folder: Path, last: int) -> None:
+        """Drops what is there of episodes that will be run again.
 
-    def _start(self, root: Array) -> tuple[Transition, RunState]:
+        Their checkpoints first: one that outlived its lines would claim work that is
+        no longer on disk.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        forget_checkpoints(folder / "checkpoints", last)
+        for name in ("violations.jsonl", "timing.jsonl"):
+            accounts.truncate_jsonl(folder / name, last)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Traced:
+    """What is compiled: functions of one run.
+
+    Attributes:
+      env: the system.
+      agent: the agent.
+      config: how much is collected.
+    """
+
+    env: Environment
+    agent: Agent
+    config: TrainConfig
+
+    def start(self, root: Array) -> tuple[Transition, RunState]:
         """Transitions far from the data, and a state that has seen nothing."""
         far = self._far_transitions(jax.random.fold_in(root, 2))
-        return far, self._init(jax.random.fold_in(root, 0))
+        return far, self.init(jax.random.fold_in(root, 0))
 
-    def _init(self, key: Array) -> RunState:
+    def init(self, key: Array) -> RunState:
         capacity = self.config.capacity
         zeros = jnp.zeros(capacity)
+        cost = jnp.zeros((capacity, self.env.num_constraints))
         none = jnp.zeros(capacity, bool)
         obs = jnp.zeros((capacity, self.env.obs_dim))
         action = jnp.zeros((capacity, self.env.action_dim))
         return RunState(
             agent=self.agent.init(key),
             data=Dataset(
-                Transition(obs, action, zeros, zeros, obs, none, none),
+                Transition(obs, action, zeros, cost, obs, none, none),
                 jnp.zeros((), jnp.int32),
             ),
             violating_steps=jnp.zeros((), jnp.int32),
         )
 
-    def _begin(
+    def begin(
         self, key: Array, agent: PyTree, planned: Array
     ) -> tuple[Array, PyTree, Any, Array]:
         """Resets the system, and the agent for a planned episode."""
@@ -448,7 +509,7 @@ class Trainer:
         agent = jax.tree.map(partial(jnp.where, planned), begun, agent)
         return step_key, agent, env_state, obs
 
-    def _learn(
+    def learn(
         self,
         key: Array,
         agent: PyTree,
@@ -465,7 +526,7 @@ class Trainer:
         )
         return agent, metrics, beliefs
 
-    def _random_steps(
+    def random_steps(
         self, key: Array, steps: Array, agent: PyTree, env_state: Any, obs: Array
     ) -> tuple[tuple[PyTree, Any, Array], _Batch]:
         def choose(key: Array, agent: PyTree, obs: Array) -> tuple:
@@ -476,7 +537,7 @@ class Trainer:
 
         return self._steps(choose, key, steps, agent, env_state, obs)
 
-    def _planned_steps(
+    def planned_steps(
         self, key: Array, steps: Array, agent: PyTree, env_state: Any, obs: Array
     ) -> tuple[tuple[PyTree, Any, Array], _Batch]:
         def choose(key: Array, agent: PyTree, obs: Array) -> tuple:
@@ -519,6 +580,7 @@ class Trainer:
                 result.terminated,
                 result.truncated,
             )
+            agent = self.agent.observe(agent, transition)
             batch = _Batch(transition, margin, metrics)
             return (agent, result.state, result.obs), batch
 
@@ -538,36 +600,26 @@ class Trainer:
 
         return jax.vmap(one)(jax.random.split(key, self.config.val_buffer_size))
 
-    def _length(self, episode: int) -> int:
-        config = self.config
-        return config.num_rollout_steps if episode else config.num_exploration_steps
 
-    def _steps_before(self, episode: int) -> int:
-        """Environment steps taken before an episode begins."""
-        if episode == 0:
-            return 0
-        random = self.config.num_exploration_steps
-        return random + (episode - 1) * self.config.num_rollout_steps
+def _coverage(row: tuple[Beliefs, Array, Array], beta: Array) -> dict[str, Coverage]:
+    """Coverage of rows that the model never trained or calibrated on."""
+    beliefs, next_obs, far_next_obs = row
+    everywhere = np.full(far_next_obs.shape[0], bool(beliefs.rows.any()))
 
-    def _last_returns(self, state: RunState, episode: int) -> list[float | None]:
-        """Return of each seed's episode before this one, None if it was random."""
-        reward = np.asarray(state.data.transitions.reward)
-        if episode < 2:
-            return [None] * len(reward)
-        start = self._steps_before(episode - 1)
-        window = reward[:, start : start + self.config.num_rollout_steps]
-        return [float(total) for total in window.sum(1)]
+    def count(truth: Array, belief: Prediction, mask: np.ndarray) -> Coverage:
+        return coverage(
+            truth,
+            belief.mean,
+            belief.epistemic_std,
+            belief.aleatoric_std,
+            np.asarray(beta),
+            mask,
+        )
 
-    def _forget_after(self, folder: Path, last: int) -> None:
-        """Drops what is there of episodes that will be run again.
-
-        Their checkpoints first: one that outlived its lines would claim work that is
-        no longer on disk.
-        """
-        folder.mkdir(parents=True, exist_ok=True)
-        forget_checkpoints(folder / "checkpoints", last)
-        for name in ("violations.jsonl", "timing.jsonl"):
-            accounts.truncate_jsonl(folder / name, last)
+    return {
+        "held_out": count(next_obs, beliefs.held_out, np.asarray(beliefs.rows)),
+        "out_of_distribution": count(far_next_obs, beliefs.far, everywhere),
+    }
 
 
 def _metrics(
@@ -581,15 +633,18 @@ def _metrics(
     metrics: dict[str, Value] = {
         "train/episode/number": episode,
         "train/episode/return": entry.episode_return,
-        "train/episode/cost_return": entry.cost_return,
         "train/account/violating_steps": entry.violating_steps,
         "train/account/violation_events": entry.violation_events,
         "train/account/cumulative_violating_steps": violating_steps,
-        "train/account/worst_excess": entry.worst_excess,
         "train/account/infeasible_plans": entry.infeasible_plans,
         "train/account/backup_steps": entry.backup_steps,
         "train/account/underpredicted_plans": entry.underpredicted_plans,
     }
+    for c in range(len(entry.cost_return)):
+        # The only constraint needs no number behind its name.
+        ending = f"/{c}" if len(entry.cost_return) > 1 else ""
+        metrics[f"train/episode/cost_return{ending}"] = entry.cost_return[c]
+        metrics[f"train/account/worst_excess{ending}"] = entry.worst_excess[c]
     for name, count in counts.items():
         for level, share in count.shares().items():
             metrics[f"coverage/{name}/{level}"] = share
@@ -635,7 +690,8 @@ def _to_record(batch: _Batch, planned: bool) -> EpisodeRecord:
     t = batch.transition
     m = {name: np.asarray(value) for name, value in batch.metrics.items()}
     length, dim = t.obs.shape
-    unknown, unknown_d = np.full(length, np.nan), np.full((length, dim), np.nan)
+    unknown_c = np.full(t.cost.shape, np.nan)
+    unknown_d = np.full((length, dim), np.nan)
     return EpisodeRecord(
         obs=np.asarray(t.obs),
         action=np.asarray(t.action),
@@ -648,7 +704,7 @@ def _to_record(batch: _Batch, planned: bool) -> EpisodeRecord:
         planned=np.full(length, planned),
         feasible=m.get("plan/feasible", np.ones(length, bool)),
         backup=m.get("plan/backup", np.zeros(length, bool)),
-        predicted_cost=m.get("plan/cost", unknown),
+        predicted_cost=m.get("plan/cost", unknown_c),
         mean=m.get("prediction/mean", unknown_d),
         epistemic_std=m.get("prediction/epistemic_std", unknown_d),
         aleatoric_std=m.get("prediction/aleatoric_std", unknown_d),

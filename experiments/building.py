@@ -1,0 +1,144 @@
+"""Builds a system and an agent from a configuration.
+
+The classes behind the kinds of `registry`; this file imports JAX.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+
+from experiments.configuration import ExperimentConfig
+from experiments.registry import import_class
+from safex.agents import planners
+from safex.agents.mpc import MPCAgent
+from safex.agents.planners import Planner
+from safex.config import CalibrationConfig
+from safex.constraints.augmented_lagrangian import AugmentedLagrangian
+from safex.constraints.crpo import CRPO
+from safex.constraints.dual_ascent import DualAscent
+from safex.constraints.feasible_first import FeasibleFirst
+from safex.constraints.log_barrier import LogBarrier
+from safex.constraints.penalty import Penalty
+from safex.constraints.pid import PID
+from safex.constraints.rule import Rule
+from safex.constraints.unconstrained import Unconstrained
+from safex.envs.cartpole import Cartpole
+from safex.envs.pendulum import Pendulum
+from safex.errors import ConfigError
+from safex.models.ensemble import deterministic_ensemble, probabilistic_ensemble
+from safex.models.true_dynamics import TrueDynamics
+from safex.optimizers.cem import CEM
+from safex.optimizers.icem import ICEM
+from safex.optimizers.minmax import MinMax
+from safex.optimizers.mppi import MPPI
+from safex.types import DynamicsModel
+
+SYSTEMS: Mapping[str, Any] = {
+    "Pendulum": Pendulum,
+    "Cartpole": Cartpole,
+}
+# Of a learned model: `(obs_dim, action_dim, settings, calibration) -> model`.
+MODELS: Mapping[str, Callable[[int, int, Any, CalibrationConfig], DynamicsModel]] = {
+    "ProbabilisticEnsemble": probabilistic_ensemble,
+    "DeterministicEnsemble": deterministic_ensemble,
+}
+PLANNERS: Mapping[str, Callable[..., Planner]] = {
+    "Nominal": planners.Nominal,
+    "Safe": planners.Safe,
+    "PesTraj": planners.PesTraj,
+    "OPAX": planners.OPAX,
+    "Pessimistic": planners.Pessimistic,
+    "ActSafe": planners.ActSafe,
+    "OptimisticPessimistic": planners.OptimisticPessimistic,
+}
+# Of an optimizer: `(variables a step, settings, devices) -> optimizer`.
+OPTIMIZERS: Mapping[str, Callable[[int, Any, int], Any]] = {
+    "CEM": CEM,
+    "ICEM": ICEM,
+    "MPPI": MPPI,
+}
+RULES: Mapping[str, Callable[[Any], Rule]] = {
+    "Unconstrained": lambda config: Unconstrained(),
+    "FeasibleFirst": lambda config: FeasibleFirst(),
+    "Penalty": lambda config: Penalty(config.lmbda, config.barrierfn),
+    "DualAscent": DualAscent,
+    "PID": PID,
+    "AugmentedLagrangian": AugmentedLagrangian,
+    "LogBarrier": LogBarrier,
+    "CRPO": CRPO,
+}
+
+
+def build_env(config: ExperimentConfig) -> Any:
+    """The system that a configuration describes."""
+    kind, settings = config.env
+    system = SYSTEMS[kind] if kind in SYSTEMS else import_class(kind)
+    return system.from_config(settings)
+
+
+def build_agent(config: ExperimentConfig, env: Any) -> MPCAgent:
+    """The agent that a configuration describes.
+
+    Raises:
+      ConfigError: something does not fit this system or this machine.
+    """
+    num_devices = config.job.cores_per_decision
+    if num_devices > jax.local_device_count():
+        raise ConfigError(
+            f"job.cores_per_decision must not exceed the {jax.local_device_count()} "
+            f"devices of this process, got {num_devices}"
+        )
+    sizes = {"beta": env.obs_dim, "cost_budget": env.num_constraints}
+    for name, size in sizes.items():
+        count = len(getattr(config.agent, name))
+        if count not in (1, size):
+            raise ConfigError(f"agent.{name} needs 1 or {size} entries, got {count}")
+    steps = config.agent.episode_steps or config.train.num_rollout_steps
+    rule = RULES[config.constraint.kind](config.constraint.settings)
+    model, planner = _model(config, env), _planner(config, env)
+    try:
+        agent = MPCAgent(
+            env=env,
+            model=model,
+            planner=planner,
+            optimizer=_optimizer(config, env, num_devices),
+            rule=rule,
+            config=dataclasses.replace(config.agent, episode_steps=steps),
+        )
+        jax.eval_shape(agent.pose, jax.random.key(0))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    return agent
+
+
+def _planner(config: ExperimentConfig, env: Any) -> Planner:
+    kind, settings = config.planner
+    more = {"obs_dim": env.obs_dim} if kind == "OptimisticPessimistic" else {}
+    return PLANNERS[kind](config.horizon, **_fields(settings), **more)
+
+
+def _model(config: ExperimentConfig, env: Any) -> DynamicsModel:
+    kind, settings = config.model
+    if kind == "TrueDynamics":
+        return TrueDynamics(env)
+    try:
+        return MODELS[kind](env.obs_dim, env.action_dim, settings, config.calibration)
+    except ValueError as error:
+        raise ConfigError(f"model.{error}") from error
+
+
+def _optimizer(config: ExperimentConfig, env: Any, num_devices: int) -> Any:
+    kind, settings = config.optimizer
+    if kind == "MinMax":
+        # An optimist decides on its own luck as well.
+        luck = env.obs_dim if config.planner.kind == "OptimisticPessimistic" else 0
+        return MinMax(env.action_dim + luck, env.obs_dim, settings, num_devices)
+    return OPTIMIZERS[kind](env.action_dim, settings, num_devices)
+
+
+def _fields(settings: Any) -> dict[str, Any]:
+    """A flat dataclass as keyword arguments."""
+    names = [field.name for field in dataclasses.fields(settings)]
+    return {name: getattr(settings, name) for name in names}

@@ -1,0 +1,139 @@
+"""The points of a job's grid, and what of them can differ in one compiled program."""
+
+import copy
+import dataclasses
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from experiments.building import build_env
+from experiments.configuration import (
+    ExperimentConfig,
+    numbers_of,
+    plain_of,
+    read_mapping,
+    unknown_key,
+)
+from safex.agents.mpc import MPCAgent, Widths
+from safex.errors import ConfigError
+from safex.types import Array
+
+# Numbers of the agent that may be traced; those of the system all may, if it says so by
+# being a pytree of them.
+_TRACED_OF_AGENT = ("beta", "pes_alpha", "opt_alpha", "cost_budget")
+
+
+class Point(NamedTuple):
+    """One configuration of a job.
+
+    Attributes:
+      config: without a grid.
+      name: its folder below the job's; empty where there is no grid.
+      settings: what the grid set, by full name.
+    """
+
+    config: ExperimentConfig
+    name: str
+    settings: Mapping[str, Any]
+
+
+class Traced(NamedTuple):
+    """What may differ between runs of one program.
+
+    Attributes:
+      env: the system, a pytree of its parameters.
+      widths: of the agent.
+      noise_alpha: of planners with an adversary, else ().
+    """
+
+    env: Any
+    widths: Widths
+    noise_alpha: Array | tuple[()]
+
+
+def expand(config: ExperimentConfig) -> list[Point]:
+    """Every combination of the grid's values, the last field changing fastest.
+
+    Raises:
+      ConfigError: a field does not exist or a value is refused, by full name.
+    """
+    grid = config.job.grid or {}
+    plain = plain_of(config)
+    plain["job"]["grid"] = None
+    points = []
+    for values in itertools.product(*grid.values()):
+        settings = dict(zip(grid, values, strict=True))
+        changed = copy.deepcopy(plain)
+        for name, value in settings.items():
+            _set(changed, name, value)
+        name = ",".join(f"{key}={_text(value)}" for key, value in settings.items())
+        if name:
+            # Runs of one group and job_type must differ by seed alone.
+            changed["wandb"]["group_name"] += f"_{name}"
+        points.append(Point(read_mapping(changed), name, settings))
+    names = [point.name for point in points]
+    if len(set(names)) < len(names):
+        raise ConfigError("job.grid holds a value twice")
+    return points
+
+
+def same_program(points: Sequence[Point]) -> list[list[Point]]:
+    """Groups the points that differ in traced numbers alone."""
+    groups: dict[str, list[Point]] = {}
+    for point in points:
+        groups.setdefault(_static_part(point.config), []).append(point)
+    return list(groups.values())
+
+
+def traced_of(config: ExperimentConfig) -> Traced:
+    """The traced numbers of a configuration."""
+    env = build_env(config)
+    noise_alpha = getattr(config.planner.settings, "noise_alpha", None)
+    return Traced(
+        env,
+        Widths.of(config.agent, env),
+        () if noise_alpha is None else jnp.asarray(noise_alpha),
+    )
+
+
+def rebuild(agent: MPCAgent, traced: Traced) -> MPCAgent:
+    """The agent with traced numbers in place of its configuration's."""
+    planner: Any = agent.planner
+    if not isinstance(traced.noise_alpha, tuple):
+        planner = dataclasses.replace(planner, noise_alpha=traced.noise_alpha)
+    return dataclasses.replace(agent, planner=planner, widths=traced.widths)
+
+
+def _static_part(config: ExperimentConfig) -> str:
+    """Everything of a configuration that a compiled program has in it."""
+    numbers = numbers_of(config)
+    for name in _TRACED_OF_AGENT:
+        del numbers["agent"][name]
+    numbers["planner"].pop("noise_alpha", None)
+    system = build_env(config)
+    params = [field.name for field in dataclasses.fields(system.params)]
+    for name in params:
+        numbers["env"].pop(name, None)
+    return json.dumps(numbers, sort_keys=True)
+
+
+def _set(plain: dict[str, Any], full_name: str, value: Any) -> None:
+    """Sets an existing field of nested mappings by its full name."""
+    node: Any = plain
+    *sections, last = full_name.split(".")
+    for section in [*sections, last]:
+        if not isinstance(node, dict) or section not in node:
+            known = node if isinstance(node, dict) else {}
+            raise ConfigError(f"job.grid: {unknown_key(full_name, section, known)}")
+        if section is not last:
+            node = node[section]
+    node[last] = value
+
+
+def _text(value: Any) -> str:
+    """A value as part of a folder's name."""
+    text = json.dumps(value) if not isinstance(value, str) else value
+    return "".join(c if c.isalnum() or c in ".-+_" else "_" for c in text)

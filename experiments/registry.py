@@ -1,0 +1,124 @@
+"""What each section of a configuration can be, by the name in its key `kind`.
+
+Here are the settings, in `building` the classes that take them: a configuration is read
+and refused before JAX is imported. An environment of one's own needs no entry, its kind
+is then `module:Class`.
+"""
+
+import dataclasses
+import difflib
+import importlib
+from typing import Any, NamedTuple
+
+from safex.config import (
+    ActSafeConfig,
+    AugmentedLagrangianConfig,
+    CartpoleConfig,
+    CEMConfig,
+    CRPOConfig,
+    DualAscentConfig,
+    EnsembleConfig,
+    ICEMConfig,
+    LogBarrierConfig,
+    MinMaxConfig,
+    MPPIConfig,
+    NoSettings,
+    OPAXConfig,
+    OptimisticPessimisticConfig,
+    PenaltyConfig,
+    PendulumConfig,
+    PessimisticConfig,
+    PesTrajConfig,
+    PIDConfig,
+    SafeConfig,
+)
+from safex.errors import ConfigError
+
+KINDS: dict[str, dict[str, type]] = {
+    "env": {
+        "Pendulum": PendulumConfig,
+        "Cartpole": CartpoleConfig,
+    },
+    "model": {
+        "TrueDynamics": NoSettings,
+        "ProbabilisticEnsemble": EnsembleConfig,
+        "DeterministicEnsemble": EnsembleConfig,
+    },
+    "planner": {
+        "Nominal": SafeConfig,
+        "Safe": SafeConfig,
+        "PesTraj": PesTrajConfig,
+        "OPAX": OPAXConfig,
+        "Pessimistic": PessimisticConfig,
+        "ActSafe": ActSafeConfig,
+        "OptimisticPessimistic": OptimisticPessimisticConfig,
+    },
+    "optimizer": {
+        "CEM": CEMConfig,
+        "ICEM": ICEMConfig,
+        "MPPI": MPPIConfig,
+        "MinMax": MinMaxConfig,
+    },
+    "constraint": {
+        "Unconstrained": NoSettings,
+        "FeasibleFirst": NoSettings,
+        "Penalty": PenaltyConfig,
+        "DualAscent": DualAscentConfig,
+        "PID": PIDConfig,
+        "AugmentedLagrangian": AugmentedLagrangianConfig,
+        "LogBarrier": LogBarrierConfig,
+        "CRPO": CRPOConfig,
+    },
+}
+# Planners that pose a game need the optimizer that plays it, and no other does.
+GAMES = ("Pessimistic", "ActSafe", "OptimisticPessimistic")
+
+
+class Choice(NamedTuple):
+    """A section of the configuration: what it is, and its settings.
+
+    Attributes:
+      kind: a name in `KINDS`, or `module:Class` for an environment.
+      settings: the dataclass that goes with it.
+    """
+
+    kind: str
+    settings: Any
+
+
+def settings_class(section: str, kind: Any) -> type:
+    """The dataclass of settings that a kind takes.
+
+    Raises:
+      ConfigError: no such kind; says which there are.
+    """
+    known = KINDS[section]
+    if isinstance(kind, str) and kind in known:
+        return known[kind]
+    if section == "env" and isinstance(kind, str) and ":" in kind:
+        return import_class(kind).config_class
+    close = difflib.get_close_matches(str(kind), known, n=1)
+    hint = f", did you mean {close[0]}?" if close else ""
+    own = " or module:Class" if section == "env" else ""
+    raise ConfigError(
+        f"{section}.kind must be one of {tuple(known)}{own}, got {kind!r}{hint}"
+    )
+
+
+def import_class(kind: str) -> Any:
+    """The class that `module:Class` names.
+
+    Raises:
+      ConfigError: it cannot be imported, or says no `config_class`.
+    """
+    module, _, name = kind.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"env.kind {kind} cannot be imported: {error}") from error
+    if not dataclasses.is_dataclass(getattr(found, "config_class", None)):
+        raise ConfigError(
+            f"env.kind {kind} needs a class attribute config_class, the dataclass of "
+            "its settings (see safex/envs/system.py)"
+        )
+    return found

@@ -1,0 +1,1 @@
+"""How the costs of a plan count: one rule a file, all behind `rule.Rule`."""
