@@ -320,7 +320,7 @@ class CarParkConfig:
 class RCCarConfig:
     """Task and physics of the remote-controlled car.
 
-    `RC_CAR_ON_TYRES` is a preset with the tyres of a real car.
+    `RC_CAR_ON_TYRES` is a preset of a car that slips.
 
     Attributes:
       x_low: left end of the box that costs nothing [m].
@@ -355,7 +355,7 @@ class RCCarConfig:
       process_noise_std: std of the Gaussian disturbance of the velocities and of the
         yaw rate per control step [m/s and rad/s].
       observation_noise_std: std of the Gaussian noise on each observation; one number
-        or one for each of the seven. `RC_CAR_SENSORS` are those of a real car.
+        or one for each of the seven, as in `RC_CAR_SENSORS`.
     """
 
     x_low: float = -0.25
@@ -431,7 +431,7 @@ class RCCarConfig:
                 )
 
 
-# The car of the study as identified on the real one: tyres that slip, more steering.
+# The study's table of a more realistic car (number 2): tyres that slip, more steering.
 RC_CAR_ON_TYRES = RCCarConfig(
     tyres=True,
     inertia=0.06,
@@ -445,7 +445,8 @@ RC_CAR_ON_TYRES = RCCarConfig(
     rear_c=1.3,
     rear_d=0.3,
 )
-# Noise of its motion capture, in the order of the observation.
+# The study's sensors, 0.1 exp(-4.5, -4.5, -4, -2.5, -2.5, -1) for x, y, theta, vx, vy
+# and omega, in the order of the observation.
 RC_CAR_SENSORS = (0.0011, 0.0011, 0.0018, 0.0018, 0.0082, 0.0082, 0.0368)
 
 

@@ -192,8 +192,9 @@ class PointGoal(System):
 
     def state_from_obs(self, obs: Array) -> PointGoalState:
         """The state that an observation `[D]` shows, as of an episode that begins."""
-        theta = jnp.arctan2(obs[3], obs[2])
-        return self.state_at(obs[0], obs[1], theta, *obs[4:7], *(obs[:2] + obs[7:9]))
+        x, y, cos, sin, vx, vy, omega, ahead, aside = obs[:9]
+        theta = jnp.arctan2(sin, cos)
+        return self.state_at(x, y, theta, vx, vy, omega, x + ahead, y + aside)
 
     def far_state(self, key: Array) -> PointGoalState:
         """A state within a hazard, at any heading, up to 2 m/s in any direction."""

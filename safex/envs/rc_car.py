@@ -1,9 +1,9 @@
 """A remote-controlled car that must turn round in a small box and stop at a pose.
 
-A bicycle model of a car of 1:12 in the plane: kinematic, or blended with tyres of the
+A bicycle model of a small car in the plane: kinematic, or blended with tyres of the
 Magic Formula (Pacejka 2012, Tire and Vehicle Dynamics) as speed grows, in the manner of
-Kabzan et al. 2020 (The Journal of Field Robotics 37(7), AMZ Driverless, arXiv
-1905.05150, Sec. 5). Both limits of the box are constraints of their own.
+Kabzan et al. 2020 (AMZ Driverless, arXiv 1905.05150). The width and the height of the
+box are constraints of their own.
 """
 
 from typing import NamedTuple

@@ -88,8 +88,9 @@ def draw_rc_car(
     canvas.polygon([on_car(*corner) for corner in body], colour)
     glass = [(0.08, 0.07), (0.08, -0.07), (0.0, -0.085), (0.0, 0.085)]
     canvas.polygon([on_car(*corner) for corner in glass], PAPER)
-    end = nose if throttle > 0 else tail
-    canvas.arrow(on_car(end, 0.0), on_car(end + 0.35 * float(throttle), 0.0), ORANGE)
+    bumper = nose if throttle > 0 else tail
+    pushed = bumper + 0.35 * float(throttle)
+    canvas.arrow(on_car(bumper, 0.0), on_car(pushed, 0.0), ORANGE)
     past = max(outside[0] - limits[0], outside[1] - limits[1])
     words = "outside by" if violation else "to the box"
     caption = f"{words} {abs(past):.2f} m"
