@@ -118,7 +118,7 @@ ACTIONS = jnp.zeros((H, 1))
 SITUATION = Situation(jnp.zeros(2), 0.0, jnp.zeros(2), jnp.zeros(2))
 
 
-def particles(key=KEY, model=Members()):  # noqa: B008
+def particles(key=KEY, model=Members()):
     """Scores `[P]` and members `[P]` of what the planners draw with a key."""
     noise = rollout.draw_noise(key, "TSInf", P, H, 2, 3)
     scores = rollout.evaluate_by_member(
@@ -127,7 +127,7 @@ def particles(key=KEY, model=Members()):  # noqa: B008
     return scores, noise.member[:, 0]
 
 
-def scored(planner, model=Members()):  # noqa: B008
+def scored(planner, model=Members()):
     @jit
     def run(actions):
         return planner.problem(KEY, TRACK, model, SITUATION)(actions)
