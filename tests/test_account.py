@@ -18,6 +18,11 @@ from safex.training.account import (
 
 
 def make_record(cost, margin, predicted_cost, feasible=None, planned=True):
+    """Of one constraint, `[T]`, or several, `[T, C]`."""
+
+    def by_constraint(x):
+        return np.asarray(x, float).reshape(length, -1)
+
     length = len(cost)
     zeros = np.zeros((length, 2))
     return EpisodeRecord(
@@ -25,14 +30,14 @@ def make_record(cost, margin, predicted_cost, feasible=None, planned=True):
         action=np.full((length, 1), 0.5),
         next_obs=np.arange(2.0 * length).reshape(length, 2),
         reward=-np.ones(length),
-        cost=np.asarray(cost, float),
-        margin=np.asarray(margin, float),
+        cost=by_constraint(cost),
+        margin=by_constraint(margin),
         terminated=np.zeros(length, bool),
         truncated=np.zeros(length, bool),
         planned=np.full(length, planned),
         feasible=np.ones(length, bool) if feasible is None else np.asarray(feasible),
         backup=np.zeros(length, bool) if feasible is None else ~np.asarray(feasible),
-        predicted_cost=np.asarray(predicted_cost, float),
+        predicted_cost=by_constraint(predicted_cost),
         mean=np.arange(2.0 * length).reshape(length, 2),
         epistemic_std=np.ones((length, 2)),
         aleatoric_std=zeros,
@@ -53,10 +58,10 @@ def test_account_by_hand():
     )
     entry = account(record, np.ones(2), horizon=2)
     assert entry.episode_return == -5
-    assert entry.cost_return == 3
+    assert entry.cost_return == (3,)
     assert entry.violating_steps == 3
     assert entry.violation_events == 2
-    assert entry.worst_excess == pytest.approx(0.7)
+    assert entry.worst_excess == pytest.approx((0.7,))
     assert entry.infeasible_plans == entry.backup_steps == 2
     # Cost of the next two steps is 1, 2, 1, 1, 1; predicted 2, 2, 0, 1, 0.
     assert entry.underpredicted_plans == 2
@@ -64,10 +69,39 @@ def test_account_by_hand():
     assert entry.prequential.inside.tolist() == [10, 10, 10]
 
 
+TWO = {
+    "cost": [[0, 0], [1, 0], [1, 2], [0, 0], [0, 1]],
+    "margin": [[-1.0, -2.0], [0.2, -0.1], [0.7, 0.4], [-0.1, 5.0], [-0.3, 0.6]],
+    "predicted_cost": [[2, 0], [2, 2], [1, 2], [0, 0], [0, 1]],
+}
+
+
+def test_account_of_two_constraints_by_hand():
+    entry = account(make_record(**TWO), np.ones(2), horizon=2)
+    assert entry.cost_return == (2, 3)
+    # Any constraint makes a step a violating one, and two at once make one step.
+    assert entry.violating_steps == 3
+    assert entry.violation_events == 2
+    # A margin counts where there is a cost: not the 5.0.
+    assert entry.worst_excess == pytest.approx((0.7, 0.6))
+    # Costs of the next two steps are (1, 0), (2, 2), (1, 2), (0, 1), (0, 1): only the
+    # fourth plan promised less, under the second constraint alone.
+    assert entry.underpredicted_plans == 1
+
+
+def test_violations_name_every_constraint():
+    lines = violations(make_record(**TWO), 1, first_step=10, limits=[6.0, 0.5])
+    assert [line["step"] for line in lines] == [11, 12, 14]
+    assert [line["cost"] for line in lines] == [[1, 0], [1, 2], [0, 1]]
+    assert [line["excess"] for line in lines] == [[0.2, -0.1], [0.7, 0.4], [-0.3, 0.6]]
+    assert lines[1]["predicted_cost"] == [1.0, 2.0]
+    assert all(line["limits"] == [6.0, 0.5] for line in lines)
+
+
 def test_no_violation_has_no_excess():
     record = make_record([0, 0], [-1.0, -0.5], [0, 0])
     entry = account(record, np.ones(2), horizon=2)
-    assert entry.worst_excess == 0.0
+    assert entry.worst_excess == (0.0,)
     assert entry.violation_events == 0
 
 
@@ -78,24 +112,24 @@ def test_random_phase_makes_no_prediction():
     assert entry.underpredicted_plans == entry.infeasible_plans == 0
     assert entry.prequential.total == 0
     assert entry.prequential.shares() == {"1": None, "2": None, "3": None}
-    (line,) = violations(unknown, 0, first_step=0, limit=6.0)
+    (line,) = violations(unknown, 0, first_step=0, limits=[6.0])
     assert line["predicted_cost"] is None
     assert line["plan_feasible"] is None
 
 
 def test_violations_say_when_where_and_what_was_predicted(tmp_path):
     record = make_record([0, 1], [-1.0, 0.25], [0, 3], feasible=[True, False])
-    (line,) = violations(record, episode=4, first_step=700, limit=6.0)
+    (line,) = violations(record, episode=4, first_step=700, limits=[6.0])
     assert line == {
         "step": 701,
         "episode": 4,
         "step_in_episode": 1,
         "state": [2.0, 3.0],
         "action": [0.5],
-        "cost": 1.0,
-        "limit": 6.0,
-        "excess": 0.25,
-        "predicted_cost": 3.0,
+        "cost": [1.0],
+        "limits": [6.0],
+        "excess": [0.25],
+        "predicted_cost": [3.0],
         "plan_feasible": False,
         "backup": True,
     }

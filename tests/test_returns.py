@@ -6,6 +6,7 @@ from safex.returns import (
     budget_to_threshold,
     conditional_value_at_risk,
     discounted_sum,
+    horizon_threshold,
 )
 from tests.helpers import assert_close
 
@@ -38,6 +39,36 @@ def test_threshold_is_the_discounted_sum_of_a_constant_cost(discount):
 def test_threshold_tends_to_the_budget_as_the_discount_tends_to_one():
     assert budget_to_threshold(25.0, 1.0, 1000) == 25.0
     assert budget_to_threshold(25.0, 1.0 - 1e-9, 1000) == pytest.approx(25.0, rel=1e-4)
+
+
+def test_horizon_threshold_by_hand():
+    # 12 left over 40 steps is 0.3 a step, 3 over the next 10; all of it at the end.
+    left = jnp.array([12.0, 4.0])
+    assert_close(horizon_threshold(left, jnp.asarray(40), 10), np.array([3.0, 1.0]))
+    for steps_left in (10, 7, 1):
+        assert_close(horizon_threshold(left, jnp.asarray(steps_left), 10), left)
+
+
+@pytest.mark.parametrize("horizon", [1, 4, 10])
+def test_a_budget_spent_evenly_adds_up_to_itself(horizon):
+    """Each step takes its share of what the horizon may cost."""
+    steps, budget = 50, jnp.array([5.0, 0.0, 80.0])
+    spent, shares = jnp.zeros(3), []
+    for t in range(steps):
+        threshold = horizon_threshold(budget - spent, jnp.asarray(steps - t), horizon)
+        shares.append(threshold / min(horizon, steps - t))
+        spent = spent + shares[-1]
+    assert_close(spent, budget, atol=1e-4)
+    assert_close(jnp.stack(shares), jnp.full((steps, 3), budget / steps), rtol=1e-3)
+
+
+def test_a_horizon_never_gets_more_than_is_left_nor_anything_of_nothing():
+    steps_left = jnp.arange(1, 60)
+    for left in (0.0, 7.0):
+        share = horizon_threshold(jnp.array([[left]]), steps_left[:, None], 20)
+        assert share.max() == left
+        assert share.min() >= 0.0
+        assert np.all(np.diff(share[:, 0]) <= 0.0)
 
 
 def test_cvar_by_hand():

@@ -22,14 +22,16 @@ AL = np.array([0.4, 0.3], np.float32)
 class Line:
     """A task on the line whose reward tells its three arguments apart.
 
-    The cost is twice the excess, so that it is not taken for the margin.
+    Every limit is a constraint on the same coordinate. The cost is twice the excess, so
+    that it is not taken for the margin.
     """
 
     obs_dim = 2
     action_dim = 1
 
-    def __init__(self, limit=1.0):
-        self.limit = limit
+    def __init__(self, *limits):
+        self.limits = jnp.asarray(limits or (1.0,))
+        self.num_constraints = len(self.limits)
 
     def reward(self, obs, action, next_obs):
         return 100.0 * obs[0] + 10.0 * action[0] + next_obs[0]
@@ -38,7 +40,7 @@ class Line:
         return 2.0 * jnp.maximum(self.margin(obs, action, next_obs), 0.0)
 
     def margin(self, obs, action, next_obs):
-        return next_obs[0] - self.limit
+        return next_obs[0] - self.limits
 
     def project(self, obs):
         return jnp.clip(obs, -50.0, 50.0)
@@ -225,13 +227,24 @@ def test_score_by_hand():
     score = rollout.evaluate(Line(2.0), sampled("MEAN"), START, ACTIONS, no_noise())
     # 100 obs + 10 action + next_obs, at obs 2, 2.5, 1.5 and next_obs 2.5, 1.5, 3.5.
     assert_close(score.value, (207.5 + 241.5 + 173.5) / 3.0)
-    assert_close(score.cost, 2.0 * (0.5 + 0.0 + 1.5))
-    assert_close(score.margin, 0.5 + 0.0 + 1.5)
+    assert_close(score.cost, np.array([2.0 * (0.5 + 0.0 + 1.5)]))
+    assert_close(score.margin, np.array([0.5 + 0.0 + 1.5]))
+
+
+def test_each_constraint_has_a_cost_and_a_margin_of_its_own():
+    env = Line(2.0, 10.0, 3.0)
+    score = rollout.evaluate(env, sampled("MEAN"), START, ACTIONS, no_noise())
+    assert_close(score.cost, np.array([4.0, 0.0, 1.0]))
+    assert_close(score.margin, np.array([2.0, -6.5, 0.5]))
+    for c, limit in enumerate((2.0, 10.0, 3.0)):
+        one = rollout.evaluate(Line(limit), sampled("MEAN"), START, ACTIONS, no_noise())
+        assert_close((one.cost[0], one.margin[0]), (score.cost[c], score.margin[c]))
+        assert_close(one.value, score.value)
 
 
 def test_margin_of_a_safe_path_is_its_closest_call():
     score = rollout.evaluate(Line(10.0), sampled("MEAN"), START, ACTIONS, no_noise())
-    assert_close((score.cost, score.margin), (0.0, -6.5))
+    assert_close((score.cost, score.margin), (np.zeros(1), np.array([-6.5])))
 
 
 def test_reward_and_cost_are_judged_where_the_adversary_says():
@@ -240,7 +253,8 @@ def test_reward_and_cost_are_judged_where_the_adversary_says():
     extra = 2.0 * AL[0]  # at next_obs alone: it is not carried to the next obs
     assert_close(score.value, (207.5 + 241.5 + 173.5) / 3.0 + extra)
     excess = 1.5 + 0.5 + 2.5 + 3.0 * extra
-    assert_close((score.cost, score.margin), (2.0 * excess, excess))
+    assert_close(score.cost, np.array([2.0 * excess]))
+    assert_close(score.margin, np.array([excess]))
 
 
 # The pendulum.
@@ -280,8 +294,8 @@ def test_rollout_of_the_true_dynamics_is_the_simulator(pendulum, swing):
     score = rollout.evaluate(pendulum, transition, obs, torques(0.5), noise)
     assert_close(score.value, steps.reward.mean(), rtol=1e-4)
     assert 0 < steps.cost.sum() < 10
-    assert_close(score.cost, steps.cost.sum())
-    excess = jnp.maximum(jnp.abs(steps.obs[:, 2]) - 0.5, 0.0).sum()
+    assert_close(score.cost, steps.cost.sum(0))
+    excess = jnp.maximum(jnp.abs(steps.obs[:, 2:]) - 0.5, 0.0).sum(0)
     assert_close(score.margin, excess, rtol=1e-4)
 
 
@@ -312,11 +326,21 @@ def test_imagined_states_are_on_the_unit_circle(pendulum, swing, adversary):
 # Particles sorted by member.
 
 
+class Turning(Pendulum):
+    """A second constraint: not to turn below the horizontal on the right."""
+
+    limit_names = ("|omega|", "sin theta")
+    limit_units = ("rad/s", "1")
+
+    def margin(self, obs, action, next_obs):
+        return jnp.stack([jnp.abs(next_obs[2]) - 0.5, next_obs[1] - 0.1])
+
+
 @pytest.mark.parametrize("mode", ["TS1", "TSInf"])
 @pytest.mark.parametrize("particles", [1, 2, 3, 6, 8])
 def test_particles_sorted_by_member_score_as_one_by_one(mode, particles):
     """The fast path against the slow one, with the members of a real ensemble."""
-    env = Pendulum.from_config(speed_threshold=0.5)
+    env = Turning.from_config()
     model = probabilistic_ensemble(
         3, 1, EnsembleConfig(features=(6,), num_ensembles=3), CalibrationConfig()
     )
@@ -340,6 +364,7 @@ def test_particles_sorted_by_member_score_as_one_by_one(mode, particles):
     assert_close(fast(torques(0.5)), expected, rtol=1e-4, atol=1e-5)
     # The members differ, or any order would have passed.
     assert particles == 1 or np.ptp(expected.value) > 1e-3
+    assert expected.cost.shape == expected.margin.shape == (particles, 2)
 
 
 def test_members_are_dealt_evenly_at_every_step():

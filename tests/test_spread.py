@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from safex.config import CEMConfig, ICEMConfig, MinMaxConfig
+from safex.constraints.feasible_first import FeasibleFirst
+from safex.constraints.rule import constrain
 from safex.optimizers.cem import CEM
-from safex.optimizers.constraint import FeasibleFirst
 from safex.optimizers.icem import ICEM
 from safex.optimizers.minmax import Game, MinMax
 from safex.optimizers.spread import mapped, replicate
@@ -17,19 +18,28 @@ from safex.types import Score
 from tests.helpers import assert_close
 
 
+def margins(total):
+    """The sum may be 1, and -3 in the other direction."""
+    return jnp.stack([total - 1.0, -3.0 - total])
+
+
 def score(actions):
     value = -jnp.sum((actions - 0.3) ** 2)
-    excess = actions.sum() - 1.0
-    return Score(value, jnp.maximum(excess, 0.0), excess)
+    margin = margins(actions.sum())
+    return Score(value, jnp.maximum(margin, 0.0), margin)
+
+
+CONSTRAINT = constrain(FeasibleFirst(), num=2)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 7])
 def test_rows_come_back_in_order_and_without_padding(rows):
+    """Scalars and vectors of two and of three."""
     weight = jnp.arange(3.0)
 
     def weighted(weight):
         """Closes over an array, as objectives close over a model's state."""
-        return lambda x, y: Score(weight @ x, x.sum() - y, y)
+        return lambda x, y: Score(weight @ x, jnp.stack([x.sum() - y, y]), 2.0 * x)
 
     x = jax.random.normal(jax.random.key(0), (rows, 3))
     y = jnp.arange(rows)
@@ -58,9 +68,11 @@ def test_a_search_finds_the_same_on_two_devices(name):
     cls, config = SEARCHES[name]
     plans = []
     for devices in (1, 2):
-        search = cls(2, config, FeasibleFirst(), devices)
+        search = cls(2, config, devices)
         run = jit(
-            lambda key, search=search: search.optimize(key, search.init(key), score)
+            lambda key, search=search: search.optimize(
+                key, search.init(key), score, CONSTRAINT
+            )
         )
         plans.append(run(jax.random.key(1))[1])
     one, other = plans
@@ -75,15 +87,15 @@ def test_the_game_is_played_the_same_on_two_devices():
     )
 
     def attacked(x, y):
-        margin = x.sum() + 0.5 * y.sum() - 1.0
+        margin = margins(x.sum() + 0.5 * y.sum())
         return jnp.maximum(margin, 0.0), margin
 
     plans = []
     for devices in (1, 2):
-        search = MinMax(2, 3, config, FeasibleFirst(), devices)
+        search = MinMax(2, 3, config, devices)
         run = jit(
             lambda key, search=search: search.optimize(
-                key, search.init(key), Game(score, attacked)
+                key, search.init(key), Game(score, attacked), CONSTRAINT
             )
         )
         plans.append(run(jax.random.key(1))[1])
@@ -93,8 +105,12 @@ def test_the_game_is_played_the_same_on_two_devices():
 
 def test_a_replicated_start_compiles_once():
     cls, config = SEARCHES["cem"]
-    search = cls(2, config, FeasibleFirst(), 2)
-    run = jit(lambda key, state: search.optimize(key, search.shift(state), score)[0])
+    search = cls(2, config, 2)
+    run = jit(
+        lambda key, state: search.optimize(key, search.shift(state), score, CONSTRAINT)[
+            0
+        ]
+    )
     state = replicate(search.init(jax.random.key(0)), 2)
     for seed in range(3):
         state = run(jax.random.key(seed), state)

@@ -184,7 +184,7 @@ class MinMax:
         return state._replace(y_mean=mean, archive=archive), attack
 
     def _climb(self, game: Game, agents: Array, attack: _Attack) -> Array:
-        """Adversaries on the way uphill from the worst, `[steps C Ex, H, Y]`.
+        """Adversaries on the way uphill from the worst, `[steps Ex C, H, Y]`.
 
         `y <- clip(y + size sign(d margin_c(x, y) / d y), -1, 1)` for each agent x and
         constraint c (projected gradient descent of Madry et al. 2018, arXiv 1706.06083,
@@ -193,7 +193,7 @@ class MinMax:
         """
         c = self.config
         numbers = attack.cost.shape[1:]
-        which_c, which_x = jnp.divmod(jnp.arange(numbers[0] * numbers[1]), numbers[0])
+        which_x, which_c = jnp.divmod(jnp.arange(numbers[0] * numbers[1]), numbers[1])
 
         def climb(y: Array, x: Array, constraint: Array) -> Array:
             def margin(y: Array) -> Array:
@@ -281,7 +281,8 @@ class MinMax:
         size = self.config.num_fixed_elites_y
         if self.config.mode == "mean":
             return attack.y[_most_harmful(attack)[:size]]
-        # The worst reply to each agent under each constraint first, then older ones.
+        # The worst reply to each agent under each constraint first, then older ones; the
+        # best agent's come first, should not all of them find room.
         queue = jnp.concatenate([attack.y[_worst_replies(attack)], archive])
         # One adversary is often the worst reply to all agents, and so again in the next
         # iteration; its copies would push out the others that bound the inner maximum.
@@ -306,12 +307,13 @@ def corner_signs(dim: int) -> Array:
 
 
 def _worst_replies(attack: _Attack) -> Array:
-    """Indices `[C Ex]`, the agents of a constraint side by side."""
+    """Indices `[Ex C]`, the constraints of an agent side by side."""
+    _, agents, constraints = attack.cost.shape
     return jnp.stack(
         [
             jnp.lexsort((-attack.margin[:, e, c], -attack.cost[:, e, c]))[0]
-            for c in range(attack.cost.shape[2])
-            for e in range(attack.cost.shape[1])
+            for e in range(agents)
+            for c in range(constraints)
         ]
     )
 
