@@ -36,6 +36,10 @@ class EpisodeRecord(NamedTuple):
       mean: `[T, D]` predicted next observation.
       epistemic_std: `[T, D]` calibrated.
       aleatoric_std: `[T, D]`.
+      feasible_share: `[T]` of the candidates of the search's last iteration; None of a
+        random episode, and in records of before it was kept.
+      backup_reason: `[T]` int32, 0 where the plan acted, 1 for want of a feasible plan,
+        2 where the budget was about to run out; None likewise.
     """
 
     obs: np.ndarray
@@ -53,6 +57,8 @@ class EpisodeRecord(NamedTuple):
     mean: np.ndarray
     epistemic_std: np.ndarray
     aleatoric_std: np.ndarray
+    feasible_share: np.ndarray | None = None
+    backup_reason: np.ndarray | None = None
 
 
 class EpisodeAccount(NamedTuple):
@@ -69,6 +75,10 @@ class EpisodeAccount(NamedTuple):
       underpredicted_plans: planned steps after which more cost came within the horizon,
         under any constraint, than the plan had predicted.
       prequential: coverage of this episode by the model that had not seen it.
+      feasible_share: mean share of feasible candidates over the steps, None if there
+        were no plans.
+      no_plan_steps: steps on which the backup acted for want of a feasible plan.
+      budget_switch_steps: steps on which it acted to save the budget.
     """
 
     episode_return: float
@@ -80,6 +90,9 @@ class EpisodeAccount(NamedTuple):
     backup_steps: int
     underpredicted_plans: int
     prequential: Coverage
+    feasible_share: float | None = None
+    no_plan_steps: int = 0
+    budget_switch_steps: int = 0
 
 
 def count_events(violating: np.ndarray) -> int:
@@ -104,6 +117,9 @@ def account(record: EpisodeRecord, beta: np.ndarray, horizon: int) -> EpisodeAcc
     with np.errstate(invalid="ignore"):
         over = (ahead > record.predicted_cost + 1e-4).any(1)
     under = record.planned & over
+    share, reason = record.feasible_share, record.backup_reason
+    # A record of before the reason was kept is of one that had no budget switch.
+    reason = record.backup.astype(int) if reason is None else reason
     excess = np.where(record.cost > 0, np.maximum(record.margin, 0.0), 0.0)
     return EpisodeAccount(
         episode_return=float(record.reward.sum()),
@@ -122,6 +138,9 @@ def account(record: EpisodeRecord, beta: np.ndarray, horizon: int) -> EpisodeAcc
             beta,
             record.planned,
         ),
+        feasible_share=None if share is None else float(share.mean()),
+        no_plan_steps=int((reason == 1).sum()),
+        budget_switch_steps=int((reason == 2).sum()),
     )
 
 
@@ -161,7 +180,9 @@ def save_record(path: Path, record: EpisodeRecord) -> None:
 
     def write(temporary: Path) -> None:
         with temporary.open("wb") as file:
-            np.savez_compressed(file, **record._asdict())
+            fields = record._asdict().items()
+            known = {name: value for name, value in fields if value is not None}
+            np.savez_compressed(file, **known)
 
     write_atomically(path, write)
 

@@ -638,6 +638,9 @@ def _metrics(
         "train/account/cumulative_violating_steps": violating_steps,
         "train/account/infeasible_plans": entry.infeasible_plans,
         "train/account/backup_steps": entry.backup_steps,
+        "train/account/feasible_share": entry.feasible_share,
+        "train/account/no_plan_steps": entry.no_plan_steps,
+        "train/account/budget_switch_steps": entry.budget_switch_steps,
         "train/account/underpredicted_plans": entry.underpredicted_plans,
     }
     for c in range(len(entry.cost_return)):
@@ -708,6 +711,8 @@ def _to_record(batch: _Batch, planned: bool) -> EpisodeRecord:
         mean=m.get("prediction/mean", unknown_d),
         epistemic_std=m.get("prediction/epistemic_std", unknown_d),
         aleatoric_std=m.get("prediction/aleatoric_std", unknown_d),
+        feasible_share=m.get("plan/feasible_share"),
+        backup_reason=m.get("plan/backup_reason"),
     )
 
 
