@@ -65,6 +65,7 @@ ABLATIONS = {
     "calibration off": ("method=minmax", "calibration.method=none"),
     "pessimism off": ("method=minmax", "agent.pes_alpha=0"),
     "mean over adversaries": ("method=minmax", "optimizer.mode=mean"),
+    "random elites": ("method=minmax", "optimizer.random_elites=true"),
 }
 
 

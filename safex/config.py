@@ -835,6 +835,7 @@ class MinMaxConfig:
       gradient_steps: steps of signed gradient ascent that end every y-step, from the
         worst adversary of each agent and constraint, through the model; 0 is off.
       gradient_step_size: length of such a step in the box [-1, 1].
+      random_elites: refit both players to candidates drawn at random; an ablation.
     """
 
     iterations: int = 2
@@ -858,6 +859,7 @@ class MinMaxConfig:
     verify: bool = True
     gradient_steps: int = 0
     gradient_step_size: float = 0.5
+    random_elites: bool = False
 
     def __post_init__(self) -> None:
         """Refuses impossible settings.
