@@ -21,6 +21,8 @@ import jax.numpy as jnp
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from safex.optimizers.constraint import FeasibleFirst, Unconstrained
+
 from benchmarks.measuring import (
     Peer,
     Timing,
@@ -40,7 +42,6 @@ from safex.config import CalibrationConfig, CEMConfig, EnsembleConfig, MinMaxCon
 from safex.envs.pendulum import Pendulum
 from safex.models.ensemble import probabilistic_ensemble
 from safex.optimizers.cem import CEM
-from safex.optimizers.constraint import FeasibleFirst, Unconstrained
 from safex.optimizers.minmax import MinMax
 from safex.optimizers.spread import replicate
 from safex.types import Environment

@@ -22,6 +22,8 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from safex.optimizers.constraint import FeasibleFirst
+
 from benchmarks.measuring import describe_machine
 from experiments.runtime import set_up_jax
 from safex.agents.mpc import MPCAgent
@@ -37,7 +39,6 @@ from safex.envs.cartpole import Cartpole
 from safex.envs.pendulum import Pendulum
 from safex.models.ensemble import probabilistic_ensemble
 from safex.optimizers.cem import CEM
-from safex.optimizers.constraint import FeasibleFirst
 from safex.optimizers.icem import ICEM
 from safex.training.account import load_record
 from safex.training.lockstep import default_group_size

@@ -15,45 +15,67 @@ from safex.agents import planners
 from safex.agents.mpc import MPCAgent
 from safex.agents.planners import Planner
 from safex.config import CalibrationConfig
+from safex.constraints.augmented_lagrangian import AugmentedLagrangian
+from safex.constraints.crpo import CRPO
+from safex.constraints.dual_ascent import DualAscent
 from safex.constraints.feasible_first import FeasibleFirst
+from safex.constraints.log_barrier import LogBarrier
 from safex.constraints.penalty import Penalty
+from safex.constraints.pid import PID
 from safex.constraints.rule import Rule
 from safex.constraints.unconstrained import Unconstrained
+from safex.envs.car_park import CarPark
 from safex.envs.cartpole import Cartpole
 from safex.envs.pendulum import Pendulum
+from safex.envs.pitch_control import PitchControl
+from safex.envs.point_goal import PointGoal
+from safex.envs.rc_car import RCCar
 from safex.errors import ConfigError
 from safex.models.ensemble import deterministic_ensemble, probabilistic_ensemble
 from safex.models.true_dynamics import TrueDynamics
 from safex.optimizers.cem import CEM
 from safex.optimizers.icem import ICEM
 from safex.optimizers.minmax import MinMax
+from safex.optimizers.mppi import MPPI
 from safex.types import DynamicsModel
 
 SYSTEMS: Mapping[str, Any] = {
     "Pendulum": Pendulum,
     "Cartpole": Cartpole,
+    "PitchControl": PitchControl,
+    "CarPark": CarPark,
+    "RCCar": RCCar,
+    "PointGoal": PointGoal,
 }
 # Of a learned model: `(obs_dim, action_dim, settings, calibration) -> model`.
 MODELS: Mapping[str, Callable[[int, int, Any, CalibrationConfig], DynamicsModel]] = {
     "ProbabilisticEnsemble": probabilistic_ensemble,
     "DeterministicEnsemble": deterministic_ensemble,
 }
-# Of a planner: `(horizon, env, settings) -> planner`.
-PLANNERS: Mapping[str, Callable[[int, Any, Any], Planner]] = {
-    "Nominal": lambda horizon, env, c: planners.Nominal(horizon, **_fields(c)),
-    "Safe": lambda horizon, env, c: planners.Safe(horizon, **_fields(c)),
-    "PesTraj": lambda horizon, env, c: planners.PesTraj(horizon, **_fields(c)),
-    "Pessimistic": lambda horizon, env, c: planners.Pessimistic(horizon, **_fields(c)),
-    "OptimisticPessimistic": lambda horizon, env, c: planners.OptimisticPessimistic(
-        horizon, env.obs_dim, **_fields(c)
-    ),
+PLANNERS: Mapping[str, Callable[..., Planner]] = {
+    "Nominal": planners.Nominal,
+    "Safe": planners.Safe,
+    "PesTraj": planners.PesTraj,
+    "OPAX": planners.OPAX,
+    "Pessimistic": planners.Pessimistic,
+    "ActSafe": planners.ActSafe,
+    "OptimisticPessimistic": planners.OptimisticPessimistic,
 }
 # Of an optimizer: `(variables a step, settings, devices) -> optimizer`.
-OPTIMIZERS: Mapping[str, Callable[[int, Any, int], Any]] = {"CEM": CEM, "ICEM": ICEM}
-RULES: Mapping[str, Callable[..., Rule]] = {
-    "Unconstrained": Unconstrained,
-    "FeasibleFirst": FeasibleFirst,
-    "Penalty": Penalty,
+OPTIMIZERS: Mapping[str, Callable[[int, Any, int], Any]] = {
+    "CEM": CEM,
+    "ICEM": ICEM,
+    "MPPI": MPPI,
+}
+RULES: Mapping[str, Callable[[Any], Rule]] = {
+    "Unconstrained": lambda config: Unconstrained(),
+    "FeasibleFirst": lambda config: FeasibleFirst(),
+    "Penalty": lambda config: Penalty(config.lmbda, config.barrierfn),
+    "DualAscent": DualAscent,
+    "PID": PID,
+    "AugmentedLagrangian": AugmentedLagrangian,
+    "LogBarrier": LogBarrier,
+    "CRPO": CRPO,
 }
 
 
@@ -81,18 +103,28 @@ def build_agent(config: ExperimentConfig, env: Any) -> MPCAgent:
         count = len(getattr(config.agent, name))
         if count not in (1, size):
             raise ConfigError(f"agent.{name} needs 1 or {size} entries, got {count}")
-    planner = PLANNERS[config.planner.kind](
-        config.horizon, env, config.planner.settings
-    )
     steps = config.agent.episode_steps or config.train.num_rollout_steps
-    return MPCAgent(
-        env=env,
-        model=_model(config, env),
-        planner=planner,
-        optimizer=_optimizer(config, env, num_devices),
-        rule=RULES[config.constraint.kind](**_fields(config.constraint.settings)),
-        config=dataclasses.replace(config.agent, episode_steps=steps),
-    )
+    rule = RULES[config.constraint.kind](config.constraint.settings)
+    model, planner = _model(config, env), _planner(config, env)
+    try:
+        agent = MPCAgent(
+            env=env,
+            model=model,
+            planner=planner,
+            optimizer=_optimizer(config, env, num_devices),
+            rule=rule,
+            config=dataclasses.replace(config.agent, episode_steps=steps),
+        )
+        jax.eval_shape(agent.pose, jax.random.key(0))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    return agent
+
+
+def _planner(config: ExperimentConfig, env: Any) -> Planner:
+    kind, settings = config.planner
+    more = {"obs_dim": env.obs_dim} if kind == "OptimisticPessimistic" else {}
+    return PLANNERS[kind](config.horizon, **_fields(settings), **more)
 
 
 def _model(config: ExperimentConfig, env: Any) -> DynamicsModel:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 if TYPE_CHECKING:
     from safex.training.statistics import Estimate
 
-SAME_EXPERIMENT = ("env", "method", "model", "episodes", "random_steps", "limit")
+SAME_EXPERIMENT = ("env", "method", "model", "episodes", "random_steps", "limits")
 MISSING = "-"
 
 
@@ -32,7 +32,7 @@ class Metric(NamedTuple):
     Attributes:
       name: its column in the csv file.
       keys: where it stands in a seed's entry of `summary.json`.
-      title: its heading; `{unit}` is the unit of the limit.
+      title: its heading.
       worst: which extreme is the bad one.
       decimals: digits shown after the point.
       worst_only: the mean says little, so the tables show the worst seed alone.
@@ -40,7 +40,7 @@ class Metric(NamedTuple):
     """
 
     name: str
-    keys: tuple[str, ...]
+    keys: tuple[str | int, ...]
     title: str
     worst: Literal["min", "max"]
     decimals: int
@@ -48,34 +48,51 @@ class Metric(NamedTuple):
     shown: bool = True
 
 
-METRICS = (
-    Metric(
-        "training_violating_steps",
-        ("training_violating_steps",),
-        "training violations [steps]",
-        "max",
-        1,
-    ),
-    Metric("worst_excess", ("worst_excess",), "worst excess [{unit}]", "max", 3, True),
-    Metric("final_return", ("final_return",), "final return", "min", 1),
-    Metric("infeasible_plans", ("infeasible_plans",), "infeasible plans", "max", 1),
-    Metric(
-        "prequential_coverage_2",
-        ("coverage", "prequential", "2"),
-        "prequential coverage at 2",
-        "min",
-        3,
-    ),
-    # Before any plan, so no merit of the method; for whoever reads the csv.
-    Metric(
-        "random_violating_steps",
-        ("random_violating_steps",),
-        "random-phase violations [steps]",
-        "max",
-        1,
-        shown=False,
-    ),
-)
+def _metrics(runs: Sequence[Sequence[Mapping[str, Any]]]) -> tuple[Metric, ...]:
+    """What is compared between runs under limits on the same things, given for each.
+
+    What an episode cost at worst is shown where any run was allowed any cost.
+    """
+    excess, cost = [], []
+    allowed = any(limit["cost_budget"] > 0 for limits in runs for limit in limits)
+    several = len(runs[0]) > 1
+    for c, limit in enumerate(runs[0]):
+        about, number = (f"{limit['name']} ", f"_{c}") if several else ("", "")
+        title = f"worst {about}excess [{limit['unit']}]"
+        name, keys = f"worst_excess{number}", ("worst_excess", c)
+        excess.append(Metric(name, keys, title, "max", 3, True))
+        budgets = {limits[c]["cost_budget"] for limits in runs}
+        of = f" (of {budgets.pop():g})" if len(budgets) == 1 else ""
+        title = f"worst episode {about}cost{of}"
+        name, keys = f"worst_episode_cost{number}", ("worst_episode_cost", c)
+        cost.append(Metric(name, keys, title, "max", 1, True, allowed))
+    return (
+        _plain("training_violating_steps", "training violations [steps]", "max"),
+        *excess,
+        *cost,
+        _plain("final_return", "final return", "min"),
+        _plain("infeasible_plans", "infeasible plans", "max"),
+        Metric(
+            "prequential_coverage_2",
+            ("coverage", "prequential", "2"),
+            "prequential coverage at 2",
+            "min",
+            3,
+        ),
+        # Before any plan, so no merit of the method; for whoever reads the csv.
+        _plain(
+            "random_violating_steps",
+            "random-phase violations [steps]",
+            "max",
+            shown=False,
+        ),
+    )
+
+
+def _plain(
+    name: str, title: str, worst: Literal["min", "max"], *, shown: bool = True
+) -> Metric:
+    return Metric(name, (name,), title, worst, 1, shown=shown)
 
 
 class CompareError(Exception):
@@ -187,9 +204,7 @@ def _read(path: Path) -> Run:
         raise CompareError(f"{path} is not JSON: {error}") from error
     for key in (*SAME_EXPERIMENT, "num_seeds", "seeds"):
         _get(path, summary, (key,))
-    _get(path, summary, ("limit", "unit"))
-    if _number(path, summary, ("limit", "value")) is None:
-        raise CompareError(f"{path}: limit.value must be a number, got null")
+    _check_limits(path, summary)
     seeds = summary["seeds"]
     if not isinstance(seeds, list) or not seeds or len(seeds) != summary["num_seeds"]:
         count = len(seeds) if isinstance(seeds, list) else seeds
@@ -203,9 +218,23 @@ def _read(path: Path) -> Run:
             _number(path, summary, ("seeds", s, *metric.keys))
             for s in range(len(seeds))
         )
-        for metric in METRICS
+        for metric in _metrics([summary["limits"]])
     }
     return Run(path, summary, values)
+
+
+def _check_limits(path: Path, summary: Any) -> None:
+    limits = summary["limits"]
+    if not isinstance(limits, list) or not limits:
+        raise CompareError(f"{path}: limits must be a list of limits, got {limits!r}")
+    for c in range(len(limits)):
+        for key in ("name", "unit"):
+            _get(path, summary, ("limits", c, key))
+        for key in ("value", "cost_budget"):
+            if _number(path, summary, ("limits", c, key)) is None:
+                raise CompareError(
+                    f"{path}: limits.{c}.{key} must be a number, got null"
+                )
 
 
 def _get(path: Path, summary: Any, keys: tuple[str | int, ...]) -> Any:
@@ -237,16 +266,26 @@ def _dotted(keys: Sequence[str | int]) -> str:
 def _check_comparable(runs: Sequence[Run]) -> None:
     environments: dict[str, Path] = {}
     for run in runs:
-        environments.setdefault(str(run.summary["env"]), run.path.parent)
-    if len(environments) > 1:
-        found = ", ".join(f"{env} in {path}" for env, path in environments.items())
-        raise CompareError(f"runs of different environments: {found}")
-    limits = {f"{run.summary['limit']['value']:g}" for run in runs}
-    if len(limits) > 1:
-        print(
-            f"compare: the runs have different limits: {', '.join(sorted(limits))}",
-            file=sys.stderr,
+        named = ", ".join(
+            f"{limit['name']} [{limit['unit']}]" for limit in run.summary["limits"]
         )
+        # Limits on other things are another task, though the system be the same.
+        name = f"{run.summary['env']} with limits on {named}"
+        environments.setdefault(name, run.path.parent)
+    if len(environments) > 1:
+        found = "; ".join(f"{env} in {path}" for env, path in environments.items())
+        raise CompareError(f"runs of different environments: {found}")
+    for key, what in (("value", "limits"), ("cost_budget", "cost budgets")):
+        values = sorted({_listed(run.summary["limits"], key) for run in runs})
+        if len(values) > 1:
+            print(
+                f"compare: the runs have different {what}: {', '.join(values)}",
+                file=sys.stderr,
+            )
+
+
+def _listed(limits: Sequence[Mapping[str, Any]], key: str) -> str:
+    return " and ".join(f"{limit[key]:g}" for limit in limits)
 
 
 def _labels(runs: Sequence[Run], given: Sequence[str] | None) -> list[str]:
@@ -296,7 +335,7 @@ def _row(label: str, group: tuple[Run, ...], level: float) -> Row:
 
     estimates: dict[str, Estimate | None] = {}
     num_seeds = 0
-    for metric in METRICS:
+    for metric in _metrics([group[0].summary["limits"]]):
         values = [value for run in group for value in run.values[metric.name]]
         known = [value for value in values if value is not None]
         num_seeds = len(values)
@@ -316,17 +355,15 @@ def _write(rows: Sequence[Row], out: Path, level: float) -> None:
 
     from safex.training.plots import plot_comparison  # noqa: PLC0415
 
-    unit = rows[0].runs[0].summary["limit"]["unit"]
+    metrics = _metrics([run.summary["limits"] for row in rows for run in row.runs])
     env = rows[0].runs[0].summary["env"]
-    titles = {
-        metric: metric.title.format(unit=unit) for metric in METRICS if metric.shown
-    }
+    titles = {metric: metric.title for metric in metrics if metric.shown}
     caption = (
         f"Interquartile mean over seeds [{100 * level:g}% stratified bootstrap "
         "interval] and the worst seed."
     )
     out.mkdir(parents=True, exist_ok=True)
-    _write_csv(out / "comparison.csv", rows)
+    _write_csv(out / "comparison.csv", rows, metrics)
     text = f"# {env}\n\n{_markdown(rows, titles)}\n\n{caption}\n"
     (out / "comparison.md").write_text(text, encoding="utf-8")
     panels = {
@@ -406,10 +443,11 @@ def _broken(title: str) -> str:
     return " ".join(words[:half]) + "\n" + " ".join(words[half:])
 
 
-def _write_csv(path: Path, rows: Sequence[Row]) -> None:
+def _write_csv(path: Path, rows: Sequence[Row], metrics: Sequence[Metric]) -> None:
     """One line per row; a quantity that is missing is an empty field."""
-    head = ["label", "env", "method", "model", "episodes", "limit", "num_seeds"]
-    for metric in METRICS:
+    head = ["label", "env", "method", "model", "episodes"]
+    head += ["limits", "cost_budgets", "num_seeds"]
+    for metric in metrics:
         head += [f"{metric.name}_{part}" for part in ("iqm", "low", "high", "worst")]
     head += ["revisions", "folders"]
     with path.open("w", newline="", encoding="utf-8") as file:
@@ -419,8 +457,9 @@ def _write_csv(path: Path, rows: Sequence[Row]) -> None:
             first = row.runs[0].summary
             line: list[Any] = [row.label]
             line += [first[key] for key in ("env", "method", "model", "episodes")]
-            line += [first["limit"]["value"], row.num_seeds]
-            for metric in METRICS:
+            line += [_listed(first["limits"], k) for k in ("value", "cost_budget")]
+            line.append(row.num_seeds)
+            for metric in metrics:
                 found = row.estimates[metric.name]
                 parts = (math.nan,) * 4 if found is None else found[:4]
                 line += ["" if math.isnan(part) else part for part in parts]

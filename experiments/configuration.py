@@ -59,14 +59,15 @@ class JobConfig:
         on an accelerator. The launcher runs the groups one after another.
       cores_per_decision: cores that share out the candidates of a decision; more than
         one needs `seeds_per_process: 1`. It pays from about a thousand rollouts on.
-      grid: full names of fields to lists of values; every combination is run.
+      grid: full names of fields to lists of values, every combination is run; None for
+        the configuration as it is.
     """
 
     seed: int = 15063
     num_seeds_per_hparam: int = 2
     seeds_per_process: int | None = None
     cores_per_decision: int = 1
-    grid: dict[str, list[Any]] = dataclasses.field(default_factory=dict)
+    grid: dict[str, list[Any]] | None = None
 
     def __post_init__(self) -> None:
         """Refuses a job without seeds."""
@@ -192,7 +193,11 @@ def _read_choice(section: str, mapping: Any) -> Choice:
         raise ConfigError(
             "optimizer.horizon cannot be set: the key horizon is that of all parts"
         )
-    return Choice(kind, from_mapping(settings_class(section, kind), settings, section))
+    cls = settings_class(section, kind)
+    try:
+        return Choice(kind, from_mapping(cls, settings, section))
+    except ConfigError as error:
+        raise ConfigError(f"{error} ({section}.kind {kind})") from error
 
 
 def plain_of(config: Any) -> Any:
@@ -297,8 +302,11 @@ def _join(path: str, name: str) -> str:
 def _convert(hint: Any, value: Any, path: str) -> Any:
     origin = typing.get_origin(hint)
     if origin in (types.UnionType, typing.Union) and value is not None:
-        (hint,) = (arg for arg in typing.get_args(hint) if arg is not type(None))
-        return _convert(hint, value, path)
+        kinds = [arg for arg in typing.get_args(hint) if arg is not type(None)]
+        # Of a number or a list of them, the list if it is one.
+        is_list = isinstance(value, list | tuple)
+        lists = [kind for kind in kinds if typing.get_origin(kind) is tuple]
+        return _convert(lists[0] if is_list and lists else kinds[0], value, path)
     if dataclasses.is_dataclass(hint):
         assert isinstance(hint, type)
         return from_mapping(hint, value, path)

@@ -60,9 +60,9 @@ def expand(config: ExperimentConfig) -> list[Point]:
     Raises:
       ConfigError: a field does not exist or a value is refused, by full name.
     """
-    grid = config.job.grid
+    grid = config.job.grid or {}
     plain = plain_of(config)
-    plain["job"]["grid"] = {}
+    plain["job"]["grid"] = None
     points = []
     for values in itertools.product(*grid.values()):
         settings = dict(zip(grid, values, strict=True))

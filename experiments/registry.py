@@ -11,17 +11,30 @@ import importlib
 from typing import Any, NamedTuple
 
 from safex.config import (
+    ActSafeConfig,
+    AugmentedLagrangianConfig,
+    CarParkConfig,
     CartpoleConfig,
     CEMConfig,
+    CRPOConfig,
+    DualAscentConfig,
     EnsembleConfig,
     ICEMConfig,
+    LogBarrierConfig,
     MinMaxConfig,
+    MPPIConfig,
     NoSettings,
+    OPAXConfig,
     OptimisticPessimisticConfig,
     PenaltyConfig,
     PendulumConfig,
     PessimisticConfig,
-    SampledConfig,
+    PesTrajConfig,
+    PIDConfig,
+    PitchControlConfig,
+    PointGoalConfig,
+    RCCarConfig,
+    SafeConfig,
 )
 from safex.errors import ConfigError
 
@@ -29,6 +42,10 @@ KINDS: dict[str, dict[str, type]] = {
     "env": {
         "Pendulum": PendulumConfig,
         "Cartpole": CartpoleConfig,
+        "PitchControl": PitchControlConfig,
+        "CarPark": CarParkConfig,
+        "RCCar": RCCarConfig,
+        "PointGoal": PointGoalConfig,
     },
     "model": {
         "TrueDynamics": NoSettings,
@@ -36,25 +53,33 @@ KINDS: dict[str, dict[str, type]] = {
         "DeterministicEnsemble": EnsembleConfig,
     },
     "planner": {
-        "Nominal": SampledConfig,
-        "Safe": SampledConfig,
-        "PesTraj": SampledConfig,
+        "Nominal": SafeConfig,
+        "Safe": SafeConfig,
+        "PesTraj": PesTrajConfig,
+        "OPAX": OPAXConfig,
         "Pessimistic": PessimisticConfig,
+        "ActSafe": ActSafeConfig,
         "OptimisticPessimistic": OptimisticPessimisticConfig,
     },
     "optimizer": {
         "CEM": CEMConfig,
         "ICEM": ICEMConfig,
+        "MPPI": MPPIConfig,
         "MinMax": MinMaxConfig,
     },
     "constraint": {
         "Unconstrained": NoSettings,
         "FeasibleFirst": NoSettings,
         "Penalty": PenaltyConfig,
+        "DualAscent": DualAscentConfig,
+        "PID": PIDConfig,
+        "AugmentedLagrangian": AugmentedLagrangianConfig,
+        "LogBarrier": LogBarrierConfig,
+        "CRPO": CRPOConfig,
     },
 }
 # Planners that pose a game need the optimizer that plays it, and no other does.
-GAMES = ("Pessimistic", "OptimisticPessimistic")
+GAMES = ("Pessimistic", "ActSafe", "OptimisticPessimistic")
 
 
 class Choice(NamedTuple):
@@ -67,10 +92,6 @@ class Choice(NamedTuple):
 
     kind: str
     settings: Any
-
-    def plain(self) -> dict[str, Any]:
-        """The section as it is written in YAML."""
-        return {"kind": self.kind, **dataclasses.asdict(self.settings)}
 
 
 def settings_class(section: str, kind: Any) -> type:

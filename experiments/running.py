@@ -33,6 +33,7 @@ from safex.training.files import write_text
 from safex.training.lockstep import default_group_size
 from safex.training.loggers import LocalLogger, Logger, WandbLogger
 from safex.training.loop import SeedRun, Trainer
+from safex.training.margins import limits_of
 from safex.training.report import RunInfo
 
 _ROOT = Path(__file__).resolve().parents[1]
@@ -159,7 +160,9 @@ def _report(
     summary = report.summarise_run(folder, info, seeds)
     report.write_figures(folder, info, seeds, env, summary)
     if point.config.render:
-        report.write_videos(folder, info, seeds, env)
+        report.write_videos(
+            folder, info, seeds, env, lambda text: console.print(f"warning: {text}")
+        )
     # Last, because a folder with a summary is a finished run.
     text = json.dumps(summary, indent=2, allow_nan=False) + "\n"
     write_text(folder / "summary.json", text)
@@ -313,10 +316,9 @@ def _run_info(config: ExperimentConfig, beta: np.ndarray, env: Any) -> RunInfo:
         episodes=config.train.num_model_updates,
         random_steps=config.train.num_exploration_steps,
         horizon=config.horizon,
-        cost_budget=config.agent.cost_budget[0],
-        limit_name=env.limit_names[0],
-        limit=float(env.limits[0]),
-        limit_unit=env.limit_units[0],
-        limit_index=0,
+        limits=limits_of(env),
+        cost_budget=tuple(
+            np.broadcast_to(config.agent.cost_budget, env.num_constraints).tolist()
+        ),
         beta=beta,
     )

@@ -45,6 +45,16 @@ def _require_below_bound(config: object, name: str, bound: str) -> None:
         )
 
 
+def _require_noise(config: Any, obs_dim: int) -> None:
+    """Raises ValueError unless `observation_noise_std` is one number >= 0 or D such."""
+    std = config.observation_noise_std
+    each = std if isinstance(std, tuple) else (std,) * obs_dim
+    if len(each) != obs_dim or not all(value >= 0 for value in each):
+        raise ValueError(
+            f"observation_noise_std must be one number >= 0 or {obs_dim}, got {std}"
+        )
+
+
 def changed(config: Any, changes: Mapping[str, object]) -> Any:
     """A copy of a dataclass with some fields replaced, and checked again.
 
@@ -162,54 +172,390 @@ class CartpoleConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class EnsembleConfig:
-    """Architecture and training of an ensemble.
+class PitchControlConfig:
+    """Task and physics of the aircraft's pitch.
+
+    The stability derivatives are named `x_y`: what a unit of y adds to the rate of x,
+    of the angle of attack alpha [rad], the pitch rate q, the pitch angle theta [rad]
+    and the elevator u [rad]. q is in units in which theta changes by `theta_q` q a
+    second.
 
     Attributes:
-      features: widths of the hidden layers.
-      activation: one of `ACTIVATIONS`.
-      num_ensembles: E, number of members.
-      output_stds: fixed noise std of a deterministic ensemble, in the unit of each
-        output; one number or one per output.
-      min_std: smallest learned noise std of a probabilistic ensemble, in units of the
-        std of the targets.
-      num_training_steps: most minibatch steps per fit.
-      batch_size: rows per minibatch and member.
-      lr_rate: peak learning rate of Adam, decayed to 5 % over the fit by a cosine.
-      weight_decay: precision of the Gaussian prior on the weights, as a multiple of
-        their fan-in; its share in the loss falls as data come in, and where noise is
-        small the likelihood outweighs it. It keeps extrapolation smooth.
-      train_share: share of the data that is trained on; half of the rest stops early
-        and calibrates, the other half measures coverage.
-      eval_frequency: steps between held-out evaluations.
-      eval_batch_size: most held-out rows used to evaluate and to calibrate.
-      patience: evaluations without improvement that end a fit; 0 never ends it early.
-      return_best_model: keep the parameters of the best held-out likelihood instead of
-        the last ones.
-      plan_dtype: `float32`, or `bfloat16` for the products and activations of the
-        hidden layers in every prediction, calibration and coverage included; training
-        stays in float32.
-      prior_scale: scale of a fixed random function added to each member, in units of
-        the std of the targets (randomised priors, Osband et al. 2018,
-        arXiv 1806.03335). It keeps members apart where there is no data; 0 is off.
+      max_angle: largest theta that costs nothing [rad].
+      target_angle: theta to be reached [rad], at most `max_angle`.
+      start_angle: theta at the start [rad].
+      angle_cost: weight of the squared error of theta in the reward [1/rad^2].
+      action_cost: weight of the squared elevator angle in the reward [1/rad^2].
+      angle_tolerance: error of theta that counts as there [rad].
+      stability_duration: consecutive steps there that end the task.
+      max_steps: time limit of an episode [steps].
+      dt: control step [s].
+      max_elevator: elevator angle at action 1 [rad].
+      alpha_alpha: [1/s].
+      alpha_q: [1/s].
+      alpha_u: [1/s].
+      q_alpha: [1/s].
+      q_q: [1/s].
+      q_u: [1/s].
+      theta_q: [1/s].
+      process_noise_std: std of the Gaussian disturbance of q per step.
+      observation_noise_std: std of the Gaussian noise on each observation.
     """
 
-    features: tuple[int, ...] = (64, 64)
-    activation: str = "algebraic_swish"
-    num_ensembles: int = 5
-    output_stds: tuple[float, ...] = (1e-2,)
-    min_std: float = 1e-2
-    num_training_steps: int = 2000
-    batch_size: int = 64
-    lr_rate: float = 5e-3
-    weight_decay: float = 0.2
+    max_angle: float = 0.0
+    target_angle: float = 0.0
+    start_angle: float = -0.2
+    angle_cost: float = 2.0
+    action_cost: float = 0.02
+    angle_tolerance: float = 0.025
+    stability_duration: int = 20
+    max_steps: int = 200
+    dt: float = 0.05
+    max_elevator: float = 1.4
+    alpha_alpha: float = -0.313
+    alpha_q: float = 56.7
+    alpha_u: float = 0.232
+    q_alpha: float = -0.0139
+    q_q: float = -0.426
+    q_u: float = 0.0203
+    theta_q: float = 56.7
+    process_noise_std: float = 0.0
+    observation_noise_std: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuses values no such task can have.
+
+        Raises:
+          ValueError: names the field, its value and what would be right.
+        """
+        require_positive(self, ("dt", "max_elevator", "angle_tolerance"))
+        require_at_least(
+            0,
+            self,
+            (
+                "process_noise_std",
+                "observation_noise_std",
+                "angle_cost",
+                "action_cost",
+            ),
+        )
+        require_at_least(1, self, ("max_steps", "stability_duration"))
+        for name in ("target_angle", "start_angle"):
+            if not getattr(self, name) <= self.max_angle:
+                raise ValueError(
+                    f"{name} must be <= max_angle {self.max_angle}, "
+                    f"got {getattr(self, name)}"
+                )
+
+
+@dataclasses.dataclass(frozen=True)
+class CarParkConfig:
+    """Task and physics of the car that parks in front of a wall.
+
+    Attributes:
+      max_position: largest position that costs nothing [m].
+      goal: position to stop at [m].
+      goal_tolerance: distance from the goal that counts as there [m].
+      stability_duration: consecutive steps there that end the task.
+      max_steps: time limit of an episode [steps].
+      dt: control step [s].
+      mass: [kg].
+      gravity: gravitational acceleration [m/s^2].
+      static_friction: coefficient that holds the car at rest.
+      kinetic_friction: coefficient that slows it, at most the static one.
+      max_force: force at action 1 [N].
+      road: |position| where the car stops dead [m].
+      process_noise_std: std of the Gaussian disturbance of the speed per step [m/s].
+      observation_noise_std: std of the Gaussian noise on each observation.
+    """
+
+    max_position: float = 3.05
+    goal: float = 3.0
+    goal_tolerance: float = 0.05
+    stability_duration: int = 10
+    max_steps: int = 200
+    dt: float = 0.05
+    mass: float = 1.0
+    gravity: float = 9.81
+    static_friction: float = 0.4
+    kinetic_friction: float = 0.2
+    max_force: float = 6.0
+    road: float = 5.0
+    process_noise_std: float = 0.0
+    observation_noise_std: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuses values no car can have.
+
+        Raises:
+          ValueError: names the field, its value and what would be right.
+        """
+        require_positive(
+            self, ("max_position", "goal_tolerance", "dt", "mass", "max_force", "road")
+        )
+        require_at_least(
+            0,
+            self,
+            (
+                "process_noise_std",
+                "observation_noise_std",
+                "gravity",
+                "kinetic_friction",
+            ),
+        )
+        require_at_least(1, self, ("max_steps", "stability_duration"))
+        if not self.static_friction >= self.kinetic_friction:
+            raise ValueError(
+                f"static_friction must be >= kinetic_friction {self.kinetic_friction}, "
+                f"got {self.static_friction}"
+            )
+        if not self.goal <= self.max_position <= self.road:
+            raise ValueError(
+                f"max_position must be between goal {self.goal} and road {self.road}, "
+                f"got {self.max_position}"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class RCCarConfig:
+    """Task and physics of the remote-controlled car.
+
+    `RC_CAR_ON_TYRES` is a preset of a car that slips.
+
+    Attributes:
+      x_low: left end of the box that costs nothing [m].
+      x_high: right end of it [m].
+      y_low: lower end of it [m].
+      y_high: upper end of it [m].
+      start: x [m], y [m] and heading [rad] about which an episode begins.
+      goal: x [m], y [m] and heading [rad] to stop at.
+      action_cost: weight of the squared action in the reward.
+      max_steps: time limit of an episode [steps].
+      dt: control step [s].
+      substeps: integration steps in a control step.
+      tyres: blend the tyre forces in; without, the car never slips.
+      gravity: gravitational acceleration [m/s^2].
+      mass: [kg].
+      inertia: of yaw [kg m^2].
+      front_length: from the centre of mass to the front axle [m].
+      rear_length: from the centre of mass to the rear axle [m].
+      max_steer: steering angle at action 1 [rad].
+      motor_gain: force of the motor at throttle 1 [N].
+      motor_damping: its square is the loss of that force with speed [N s/m].
+      drag: its square is the loss with squared speed [N s^2/m^2].
+      slip_lag: time in which a rolling car follows its steering [s].
+      front_b: stiffness of the front tyres [1/rad].
+      front_c: shape of the front tyres.
+      front_d: peak force of the front tyres, over gravity [kg].
+      rear_b: stiffness of the rear tyres [1/rad].
+      rear_c: shape of the rear tyres.
+      rear_d: peak force of the rear tyres, over gravity [kg].
+      blend_start: forward speed from which on tyre forces enter [m/s].
+      blend_end: forward speed from which on they alone count [m/s].
+      process_noise_std: std of the Gaussian disturbance of the velocities and of the
+        yaw rate per control step [m/s and rad/s].
+      observation_noise_std: std of the Gaussian noise on each observation; one number
+        or one for each of the seven, as in `RC_CAR_SENSORS`.
+    """
+
+    x_low: float = -0.25
+    x_high: float = 1.62
+    y_low: float = -1.22
+    y_high: float = 0.25
+    start: tuple[float, float, float] = (1.42, -1.02, 3.141592653589793)
+    goal: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    action_cost: float = 0.005
+    max_steps: int = 200
+    dt: float = 1.0 / 15.0
+    substeps: int = 8
+    tyres: bool = False
+    gravity: float = 9.81
+    mass: float = 1.65
+    inertia: float = 0.01
+    front_length: float = 0.13
+    rear_length: float = 0.17
+    max_steer: float = 0.3
+    motor_gain: float = 8.0
+    motor_damping: float = 1.5
+    drag: float = 0.0
+    slip_lag: float = 1.0 / 90.0
+    front_b: float = 2.58
+    front_c: float = 1.2
+    front_d: float = 0.02
+    rear_b: float = 5.0
+    rear_c: float = 1.27
+    rear_d: float = 0.017
+    blend_start: float = 0.1
+    blend_end: float = 0.3
+    process_noise_std: float = 0.0
+    observation_noise_std: float | tuple[float, ...] = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuses values no car can have.
+
+        Raises:
+          ValueError: names the field, its value and what would be right.
+        """
+        require_positive(
+            self,
+            (
+                "dt",
+                "mass",
+                "inertia",
+                "front_length",
+                "rear_length",
+                "max_steer",
+                "motor_gain",
+                "slip_lag",
+                "blend_start",
+            ),
+        )
+        require_at_least(
+            0, self, ("process_noise_std", "action_cost", "motor_damping", "drag")
+        )
+        require_at_least(1, self, ("max_steps", "substeps"))
+        _require_noise(self, 7)
+        for name, least in (
+            ("x_high", self.x_low),
+            ("y_high", self.y_low),
+            ("blend_end", self.blend_start),
+        ):
+            if not getattr(self, name) > least:
+                raise ValueError(f"{name} must be > {least}, got {getattr(self, name)}")
+        for name in ("start", "goal"):
+            x, y, _ = getattr(self, name)
+            inside = self.x_low <= x <= self.x_high and self.y_low <= y <= self.y_high
+            if not inside:
+                raise ValueError(
+                    f"{name} must be inside of the box, got {getattr(self, name)}"
+                )
+
+
+# The study's table of a more realistic car (number 2): tyres that slip, more steering.
+RC_CAR_ON_TYRES = RCCarConfig(
+    tyres=True,
+    inertia=0.06,
+    max_steer=0.6,
+    motor_gain=8.2,
+    motor_damping=1.25,
+    front_b=2.75,
+    front_c=1.45,
+    front_d=0.4,
+    rear_b=5.0,
+    rear_c=1.3,
+    rear_d=0.3,
+)
+# The study's sensors, 0.1 exp(-4.5, -4.5, -4, -2.5, -2.5, -1) for x, y, theta, vx, vy
+# and omega, in the order of the observation.
+RC_CAR_SENSORS = (0.0011, 0.0011, 0.0018, 0.0018, 0.0082, 0.0082, 0.0368)
+
+
+@dataclasses.dataclass(frozen=True)
+class PointGoalConfig:
+    """Task and physics of the robot among hazards.
+
+    Attributes:
+      num_hazards: discs that cost.
+      hazard_radius: [m].
+      layout_seed: seed of the map, which is drawn once and known to every planner.
+      arena: half-width of the square in which hazards and goals lie [m].
+      start: x [m] and y [m] about which an episode begins.
+      goal: x [m] and y [m] of the goal.
+      random_goal: draw the goal anew at each reset.
+      goal_radius: [m].
+      goal_bonus: reward of each step inside of the goal.
+      max_steps: time limit of an episode [steps].
+      dt: control step [s].
+      substeps: integration steps in a control step.
+      mass: [kg].
+      drag: force against a speed of 1 m/s [N].
+      max_force: force along the heading at action 1 [N].
+      max_turn: yaw rate that action 1 asks for [rad/s].
+      turn_lag: time in which the yaw rate follows [s].
+      lidar: observe the closeness of hazards and goal in bins around the robot.
+      lidar_bins: bins of each of the two.
+      lidar_range: distance at which closeness is 0 [m].
+      process_noise_std: std of the Gaussian disturbance of the velocities and of the
+        yaw rate per control step [m/s and rad/s].
+      observation_noise_std: std of the Gaussian noise on each observation.
+    """
+
+    num_hazards: int = 8
+    hazard_radius: float = 0.2
+    layout_seed: int = 0
+    arena: float = 1.5
+    start: tuple[float, float] = (-1.2, -1.2)
+    goal: tuple[float, float] = (1.2, 1.2)
+    random_goal: bool = False
+    goal_radius: float = 0.3
+    goal_bonus: float = 0.1
+    max_steps: int = 100
+    dt: float = 0.1
+    substeps: int = 4
+    mass: float = 1.0
+    drag: float = 1.0
+    max_force: float = 1.5
+    max_turn: float = 3.0
+    turn_lag: float = 0.2
+    lidar: bool = False
+    lidar_bins: int = 16
+    lidar_range: float = 3.0
+    process_noise_std: float = 0.0
+    observation_noise_std: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuses values no such task can have.
+
+        Raises:
+          ValueError: names the field, its value and what would be right.
+        """
+        require_positive(
+            self,
+            (
+                "hazard_radius",
+                "arena",
+                "goal_radius",
+                "dt",
+                "mass",
+                "max_force",
+                "max_turn",
+                "turn_lag",
+                "lidar_range",
+            ),
+        )
+        require_at_least(
+            0,
+            self,
+            (
+                "layout_seed",
+                "goal_bonus",
+                "drag",
+                "process_noise_std",
+                "observation_noise_std",
+            ),
+        )
+        require_at_least(1, self, ("num_hazards", "max_steps", "substeps"))
+        require_at_least(3, self, ("lidar_bins",))
+        for name in ("start", "goal"):
+            if not all(abs(value) <= self.arena for value in getattr(self, name)):
+                raise ValueError(
+                    f"{name} must be within ±arena {self.arena}, "
+                    f"got {getattr(self, name)}"
+                )
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitConfig:
+    """Which rows a learned model is trained on, and how many judge it.
+
+    Attributes:
+      train_share: share of the data that is trained on; half of the rest stops early
+        and calibrates, the other half measures coverage.
+      eval_batch_size: most held-out rows used to evaluate and to calibrate.
+    """
+
     train_share: float = 0.8
-    eval_frequency: int = 100
     eval_batch_size: int = 512
-    patience: int = 10
-    return_best_model: bool = True
-    plan_dtype: str = "float32"
-    prior_scale: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuses impossible settings.
@@ -217,6 +563,53 @@ class EnsembleConfig:
         Raises:
           ValueError: names the field, its value and what would be right.
         """
+        if not 0.0 < self.train_share < 1.0:
+            raise ValueError(f"train_share must lie in (0, 1), got {self.train_share}")
+        require_at_least(1, self, ("eval_batch_size",))
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkConfig(SplitConfig):
+    """Architecture and training of the networks of a learned model.
+
+    Attributes:
+      features: widths of the hidden layers.
+      activation: one of `ACTIVATIONS`.
+      min_std: smallest learned noise std, in units of the std of the targets.
+      num_training_steps: most minibatch steps per fit.
+      batch_size: rows per minibatch and member.
+      lr_rate: peak learning rate of Adam, decayed to 5 % over the fit by a cosine.
+      weight_decay: precision of the Gaussian prior on the weights, as a multiple of
+        their fan-in; its share in the loss falls as data come in, and where noise is
+        small the likelihood outweighs it. It keeps extrapolation smooth.
+      eval_frequency: steps between held-out evaluations.
+      patience: evaluations without improvement that end a fit; 0 never ends it early.
+      return_best_model: keep the parameters of the best held-out likelihood instead of
+        the last ones.
+      plan_dtype: `float32`, or `bfloat16` for the products and activations of the
+        hidden layers in every prediction, calibration and coverage included; training
+        stays in float32.
+    """
+
+    features: tuple[int, ...] = (64, 64)
+    activation: str = "algebraic_swish"
+    min_std: float = 1e-2
+    num_training_steps: int = 2000
+    batch_size: int = 64
+    lr_rate: float = 5e-3
+    weight_decay: float = 0.2
+    eval_frequency: int = 100
+    patience: int = 10
+    return_best_model: bool = True
+    plan_dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        """Refuses impossible settings.
+
+        Raises:
+          ValueError: names the field, its value and what would be right.
+        """
+        super().__post_init__()
         if not self.features or min(self.features) < 1:
             raise ValueError(f"features must be positive widths, got {self.features}")
         if self.activation not in ACTIVATIONS:
@@ -227,6 +620,37 @@ class EnsembleConfig:
             raise ValueError(
                 f"plan_dtype must be one of {PLAN_DTYPES}, got {self.plan_dtype!r}"
             )
+        require_at_least(
+            1, self, ("num_training_steps", "batch_size", "eval_frequency")
+        )
+        require_positive(self, ("lr_rate", "min_std"))
+        require_at_least(0, self, ("weight_decay", "patience"))
+
+
+@dataclasses.dataclass(frozen=True)
+class EnsembleConfig(NetworkConfig):
+    """What an ensemble has beyond its networks.
+
+    Attributes:
+      num_ensembles: E, number of members.
+      output_stds: fixed noise std of a deterministic ensemble, in the unit of each
+        output; one number or one per output.
+      prior_scale: scale of a fixed random function added to each member, in units of
+        the std of the targets (randomised priors, Osband et al. 2018,
+        arXiv 1806.03335). It keeps members apart where there is no data; 0 is off.
+    """
+
+    num_ensembles: int = 5
+    output_stds: tuple[float, ...] = (1e-2,)
+    prior_scale: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuses impossible settings.
+
+        Raises:
+          ValueError: names the field, its value and what would be right.
+        """
+        super().__post_init__()
         if self.num_ensembles < 2:
             raise ValueError(
                 "num_ensembles must be >= 2, a single member has no epistemic std; "
@@ -234,20 +658,7 @@ class EnsembleConfig:
             )
         if not self.output_stds or min(self.output_stds) <= 0:
             raise ValueError(f"output_stds must be > 0, got {self.output_stds}")
-        if not 0.0 < self.train_share < 1.0:
-            raise ValueError(f"train_share must lie in (0, 1), got {self.train_share}")
-        require_at_least(
-            1,
-            self,
-            (
-                "num_training_steps",
-                "batch_size",
-                "eval_frequency",
-                "eval_batch_size",
-            ),
-        )
-        require_positive(self, ("lr_rate", "min_std"))
-        require_at_least(0, self, ("weight_decay", "prior_scale", "patience"))
+        require_at_least(0, self, ("prior_scale",))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -424,6 +835,7 @@ class MinMaxConfig:
       gradient_steps: steps of signed gradient ascent that end every y-step, from the
         worst adversary of each agent and constraint, through the model; 0 is off.
       gradient_step_size: length of such a step in the box [-1, 1].
+      random_elites: refit both players to candidates drawn at random; an ablation.
     """
 
     iterations: int = 2
@@ -447,6 +859,7 @@ class MinMaxConfig:
     verify: bool = True
     gradient_steps: int = 0
     gradient_step_size: float = 0.5
+    random_elites: bool = False
 
     def __post_init__(self) -> None:
         """Refuses impossible settings.

@@ -7,102 +7,233 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
+from experiments import building
+from experiments.building import build_agent, build_env
 from experiments.configuration import (
     ExperimentConfig,
     differences,
     fingerprint,
     from_mapping,
     numbers_of,
+    plain_of,
     read_config,
+    read_mapping,
 )
+from experiments.grid import expand, same_program
 from experiments.overrides import check_overrides, quote_choices
-from experiments.pendulum import build_agent
+from experiments.registry import KINDS
 from safex import config as config_module
 from safex import rollout
+from safex.constraints import penalty
+from safex.constraints.penalty import Penalty
 from safex.envs.pendulum import Pendulum
 from safex.errors import ConfigError
-from safex.models import ensemble
-from safex.optimizers import constraint
-from safex.optimizers.cem import CEM
-from safex.optimizers.constraint import FeasibleFirst, Penalty, Unconstrained
-from safex.optimizers.icem import ICEM
-from safex.optimizers.minmax import MinMax
+from safex.models import networks
 
 CONFIG_DIR = Path(__file__).resolve().parents[1] / "experiments" / "config"
 NAME = "launcher_pendulum"
-METHODS = ("unsafe", "safe", "pestraj", "minmax", "optminmax")
-PAIRS = list(itertools.product(METHODS, ("true", "bnn")))
 
 
-def compose_config(*overrides):
+def choices(group):
+    return sorted(path.stem for path in (CONFIG_DIR / group).glob("*.yaml"))
+
+
+MEMBERS = config_module.SafeConfig("TSInf", 5, risk=config_module.RiskConfig("members"))
+WITH_MEMBERS = ("bnn",)
+TASKS, METHODS, MODELS = choices("task"), choices("method"), choices("model")
+
+
+def compose_config(*overrides, name=NAME):
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        return compose(NAME, overrides=quote_choices(overrides))
+        return compose(name, overrides=quote_choices(overrides))
 
 
-def read(*overrides):
-    return read_config(compose_config(*overrides))
+def read(*overrides, name=NAME):
+    return read_config(compose_config(*overrides, name=name))
 
 
-@pytest.mark.parametrize(("method", "model"), PAIRS)
-def test_every_yaml_builds_the_agent_it_names(method, model):
-    config = read(f"method={method}", f"model={model}")
-    assert (config.method, config.model_name) == (method, model)
-    assert config.wandb.group_name == f"pendulum_{method}_{model}"
-    assert config.wandb.job_name == f"{method}_{model}"
-    assert config.job.num_seeds_per_hparam == 2
-    env = Pendulum.from_config(config.env, config.constraint.speed_threshold)
-    agent = build_agent(config, env)
-    kinds = {"unsafe": (ICEM, CEM), "safe": (ICEM, CEM), "pestraj": (ICEM, CEM)}
-    assert isinstance(agent.optimizer, kinds.get(method, MinMax))
-    constraint = Unconstrained if method == "unsafe" else FeasibleFirst
-    assert isinstance(agent.optimizer.constraint, constraint)
-    assert agent.model.num_members == (5 if model == "bnn" else 0)
-    assert config.horizon == 20
+@pytest.mark.parametrize(
+    ("task", "methods", "models"),
+    [
+        *((task, METHODS, ["bnn"]) for task in TASKS),
+        ("pendulum", ["safe", "safe_members", "minmax"], MODELS),
+    ],
+)
+def test_every_yaml_builds_the_agent_it_names(task, methods, models):
+    for method, model in itertools.product(methods, models):
+        config = read(f"method={method}", f"model={model}", name=f"launcher_{task}")
+        assert (config.task, config.method) == (task, method)
+        assert config.model_name == model
+        assert config.wandb.group_name == f"{task}_{method}_{model}"
+        assert config.wandb.job_name == f"{method}_{model}"
+        assert config.wandb.project_name == f"safex-{task}"
+        if config.planner.settings == MEMBERS and model not in WITH_MEMBERS:
+            with pytest.raises(ConfigError, match="needs a model with members"):
+                build_agent(config, build_env(config))
+            continue
+        agent = build_agent(config, build_env(config))
+        assert agent.planner.horizon == config.horizon
+        assert agent.optimizer.config.horizon == config.horizon
+        for section in ("planner", "optimizer", "constraint"):
+            kind = getattr(config, section).kind
+            part = {"constraint": "rule"}.get(section, section)
+            assert type(getattr(agent, part)).__name__ == kind
+        # The learned models are calibrated ones, so their kind is in their settings.
+        assert (type(agent.model).__name__ == "TrueDynamics") == (model == "true")
 
 
-def test_the_files_are_exactly_those_pairs():
-    names = {path.stem for path in (CONFIG_DIR / "pendulum").glob("*.yaml")}
-    assert names == {f"{method}_{model}_pendulum" for method, model in PAIRS}
+def test_there_is_a_launcher_and_a_job_for_every_task():
+    folder = CONFIG_DIR.parent
+    launchers = sorted(path.stem for path in folder.glob("launcher_*.py"))
+    assert launchers == [f"launcher_{task}" for task in TASKS]
+    assert choices("job") == [f"{task}_job" for task in TASKS]
+
+
+def test_every_kind_of_a_yaml_can_be_built():
+    tables = {
+        "env": building.SYSTEMS,
+        "model": {**building.MODELS, "TrueDynamics": None},
+        "planner": building.PLANNERS,
+        "optimizer": {**building.OPTIMIZERS, "MinMax": None},
+        "constraint": building.RULES,
+    }
+    for section, table in tables.items():
+        assert set(table) == set(KINDS[section]), section
+
+
+def test_a_configuration_reads_back_what_it_wrote():
+    config = read("env.mass=1.5", "agent.beta=[1,1,2]", "method=safe")
+    assert read_mapping(plain_of(config)) == config
 
 
 def test_overrides_reach_the_dataclasses():
     config = read(
-        "model.beta=[1,1,2]",
+        "agent.beta=[1,1,2]",
+        "agent.pes_schedule.kind=sigmoid",
         "env.mass=1.5",
-        "minmax.pes_schedule.kind=sigmoid",
-        "constraint.elites=penalty",
-        "constraint.barrierfn=huber",
-        "model.bnn_type=DeterministicEnsemble",
+        "constraint.kind=Penalty",
+        "+constraint.barrierfn=huber",
+        "model.kind=DeterministicEnsemble",
+        "horizon=7",
+        "agent.cost_budget=3",
     )
-    assert config.model.beta == (1.0, 1.0, 2.0)
-    assert config.minmax.pes_schedule.kind == "sigmoid"
-    assert config.minmax.opt_schedule.kind == "constant"
-    env = Pendulum.from_config(config.env)
+    assert config.agent.beta == (1.0, 1.0, 2.0)
+    assert config.agent.pes_schedule.kind == "sigmoid"
+    assert config.agent.opt_schedule.kind == "constant"
+    env = build_env(config)
     assert float(env.params.mass) == 1.5
     agent = build_agent(config, env)
-    assert agent.optimizer.constraint == Penalty(1.0, 0.0, "huber")
+    assert agent.rule == Penalty(1.0, "huber")
+    assert agent.optimizer.config.horizon == agent.planner.horizon == 7
+    # The budget is spread over the steps that an episode really has.
+    assert agent.config.episode_steps == 200
+    assert agent.config.cost_budget == (3.0,)
+    short = read("train.num_rollout_steps=50")
+    assert build_agent(short, env).config.episode_steps == 50
+
+
+OWN = """
+from safex.envs.pendulum import Pendulum
+
+
+class Own(Pendulum):
+    pass
+
+
+class Broken:
+    pass
+"""
+
+
+def test_an_environment_of_ones_own_needs_no_entry(tmp_path, monkeypatch):
+    (tmp_path / "own_systems.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    config = read("env.kind=own_systems:Own", "env.mass=2")
+    env = build_env(config)
+    assert type(env).__name__ == "Own"
+    assert float(env.params.mass) == 2.0
+    for kind, words in (
+        ("own_systems:Missing", "cannot be imported"),
+        ("no_module:Own", "cannot be imported"),
+        ("own_systems:Broken", "config_class"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            read(f"env.kind={kind}")
+
+
+def test_a_grid_is_every_combination():
+    points = expand(
+        read("job.grid={agent.pes_alpha:[1,2],model.num_ensembles:[3,4,5]}")
+    )
+    assert len(points) == 6
+    assert [p.config.agent.pes_alpha for p in points] == [1.0] * 3 + [2.0] * 3
+    assert [p.config.model.settings.num_ensembles for p in points] == [3, 4, 5] * 2
+    assert points[1].name == "agent.pes_alpha=1,model.num_ensembles=4"
+    assert len({p.config.wandb.group_name for p in points}) == 6
+    assert all(p.config.job.grid is None for p in points)
+    # The widths are traced, the architecture is not.
+    groups = same_program(points)
+    assert [[p.name for p in group] for group in groups] == [
+        [points[i].name, points[i + 3].name] for i in range(3)
+    ]
+
+
+def test_numbers_of_the_system_and_the_budget_share_a_program():
+    grid = "job.grid={env.mass:[1,2],agent.cost_budget:[0,5],planner.noise_alpha:[1,3]}"
+    assert [len(group) for group in same_program(expand(read(grid)))] == [8]
+    steps = "job.grid={env.max_steps:[100,200]}"
+    assert [len(group) for group in same_program(expand(read(steps)))] == [1, 1]
+
+
+def test_without_a_grid_there_is_one_point():
+    (point,) = expand(read())
+    assert (point.name, dict(point.settings)) == ("", {})
+    assert point.config == read()
+
+
+@pytest.mark.parametrize(
+    ("grid", "words"),
+    [
+        ("{agent.pes_alpa:[1]}", ["job.grid", "agent.pes_alpa", "pes_alpha"]),
+        ("{agent.pes_alpha:[-1]}", ["agent.pes_alpha", ">= 0"]),
+        ("{agent.pes_alpha:1}", ["job.grid", "list"]),
+        ("{agent.pes_alpha:[]}", ["job.grid", "at least one"]),
+        ("{agent.pes_alpha:[1,1]}", ["job.grid", "twice"]),
+        ("3", ["job.grid", "map"]),
+    ],
+)
+def test_a_wrong_grid_is_refused_by_name(grid, words):
+    with pytest.raises(ConfigError) as caught:
+        expand(read(f"job.grid={grid}"))
+    for word in words:
+        assert word in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("minmax.horizon_x=-3", ["minmax.horizon_x", "-3"]),
-        ("minmax.num_elites_x=100", ["minmax.num_elites_x", "num_samples_x", "100"]),
-        ("model.agent=SafeCEM", ["model.agent SafeCEM", "CEM or ICEM", "MinMax"]),
-        ("model.optimizer=ICEM", ["agent MinMax needs optimizer MinMax", "ICEM"]),
-        ("model.sampling_mode=TS", ["model.sampling_mode", "TS1", "'TS'"]),
+        ("horizon=-3", ["horizon", ">= 1", "-3"]),
+        ("+optimizer.horizon=3", ["optimizer.horizon", "the key horizon"]),
+        ("optimizer.num_elites_x=100", ["optimizer.num_elites_x", "num_samples_x"]),
+        ("method=safe search=minmax", ["planner.kind Safe", "CEM or ICEM", "MinMax"]),
+        ("planner.kind=Safe", ["unknown key planner.noise_alpha", "kind Safe"]),
+        ("search=icem", ["planner.kind Pessimistic", "MinMax", "got ICEM"]),
+        ("planner.kind=Minmax", ["planner.kind", "Pessimistic", "'Minmax'"]),
+        ("model.kind=ProbabilisticEnsembl", ["did you mean ProbabilisticEnsemble"]),
+        ("env.kind=Pendlum", ["env.kind", "did you mean Pendulum", "module:Class"]),
+        ("planner.sampling_mode=TS", ["planner.sampling_mode", "TS1", "'TS'"]),
         ("model.num_ensembles=two", ["model.num_ensembles", "an int", "'two'"]),
         ("model.num_ensembles=2.5", ["model.num_ensembles", "an int", "2.5"]),
         ("model.num_ensembles=true", ["model.num_ensembles", "an int", "bool"]),
         ("model.lr_rate=fast", ["model.lr_rate", "a float", "'fast'"]),
         ("model.lr_rate=nan", ["model.lr_rate", "finite", "nan"]),
         ("model.features=[64,wide]", ["model.features[1]", "'wide'"]),
-        ("model.calibration=isotonic", ["model.calibration", "conformal", "isotonic"]),
+        ("calibration.method=isotonic", ["calibration.method", "conformal"]),
         ("env.mass=0", ["env.mass", "> 0"]),
         ("train.num_exploration_steps=10", ["train.num_exploration_steps", ">= 50"]),
         ("train.buffer_size=100", ["train.buffer_size", "1700"]),
         ("wandb.mode=on", ["wandb.mode", "offline"]),
-        ("constraint.barrierfn=log", ["constraint.barrierfn", "huber"]),
+        ("+constraint.lmbda=1", ["unknown key constraint.lmbda"]),
         ("job.num_seeds_per_hparam=0", ["job.num_seeds_per_hparam", "[1, 1000]"]),
         ("job.seeds_per_process=0", ["job.seeds_per_process", ">= 1 or null"]),
         ("job.cores_per_decision=0", ["job.cores_per_decision", ">= 1"]),
@@ -110,12 +241,12 @@ def test_overrides_reach_the_dataclasses():
             "job.cores_per_decision=2",
             ["cores_per_decision", "job.seeds_per_process=1", "null"],
         ),
-        ("minmax.pes_alpha=-1", ["minmax.pes_alpha", ">= 0"]),
-        ("minmax.opt_alpha=-1", ["minmax.opt_alpha", ">= 0"]),
-        ("minmax.noise_alpha=-1", ["minmax.noise_alpha", ">= 0"]),
-        ("model.beta=-1", ["model.beta", ">= 0"]),
+        ("agent.pes_alpha=-1", ["agent.pes_alpha", ">= 0"]),
+        ("agent.opt_alpha=-1", ["agent.opt_alpha", ">= 0"]),
+        ("planner.noise_alpha=-1", ["planner.noise_alpha", ">= 0"]),
+        ("agent.beta=-1", ["agent.beta", ">= 0"]),
         ("model.plan_dtype=float16", ["model.plan_dtype", "bfloat16"]),
-        ("minmax.pes_schedule.kind=cosine", ["minmax.pes_schedule.kind", "sigmoid"]),
+        ("agent.pes_schedule.kind=cosine", ["agent.pes_schedule.kind", "sigmoid"]),
         ("+model.typo=1", ["unknown key model.typo"]),
         ("+env.max_sped=1", ["unknown key env.max_sped", "did you mean max_speed"]),
         ("env=3", ["env must be a section"]),
@@ -123,19 +254,26 @@ def test_overrides_reach_the_dataclasses():
 )
 def test_a_wrong_value_is_named_with_what_would_be_right(override, words):
     with pytest.raises(ConfigError) as caught:
-        read(override)
+        read(*override.split())
     for word in words:
         assert word in str(caught.value)
 
 
 def test_k_above_n_in_icem():
-    with pytest.raises(ConfigError, match=r"icem\.num_elites must not exceed"):
-        read("method=safe", "icem.num_elites=1000")
+    with pytest.raises(ConfigError, match=r"optimizer\.num_elites must not exceed"):
+        read("method=safe", "optimizer.num_elites=1000")
 
 
-def test_a_beta_of_the_wrong_length():
-    config = read("model.beta=[1,2]")
-    with pytest.raises(ConfigError, match="beta needs 1 or 3 entries, got 2"):
+@pytest.mark.parametrize(("name", "size"), [("beta", 3), ("cost_budget", 1)])
+def test_a_list_of_the_wrong_length(name, size):
+    config = read(f"agent.{name}=[1,2]")
+    with pytest.raises(ConfigError, match=f"{name} needs 1 or {size} entries, got 2"):
+        build_agent(config, Pendulum.from_config())
+
+
+def test_noise_stds_of_the_wrong_length():
+    config = read("model.kind=DeterministicEnsemble", "model.output_stds=[1,2]")
+    with pytest.raises(ConfigError, match=r"model\.output_stds needs 1 or 3"):
         build_agent(config, Pendulum.from_config())
 
 
@@ -150,19 +288,14 @@ def test_decisions_share_out_the_cores_there_are():
 
 
 def test_the_choices_are_those_that_the_code_offers():
-    assert tuple(ensemble.ACTIVATIONS) == config_module.ACTIVATIONS
-    assert tuple(constraint.PENALTIES) == config_module.PENALTIES
+    assert tuple(networks.ACTIVATIONS) == config_module.ACTIVATIONS
+    assert tuple(penalty.PENALTIES) == config_module.PENALTIES
     assert tuple(rollout.SAMPLING_MODES) == config_module.SAMPLING_MODES
-
-
-def test_a_missing_section_names_it():
-    with pytest.raises(ConfigError, match="there is no section icem"):
-        read("model.agent=SafeCEM", "model.optimizer=ICEM")
 
 
 def test_a_missing_key_is_named():
     with pytest.raises(ConfigError, match="method is missing"):
-        from_mapping(ExperimentConfig, {})
+        from_mapping(ExperimentConfig, {"task": "pendulum"})
 
 
 @pytest.mark.parametrize(
@@ -171,7 +304,7 @@ def test_a_missing_key_is_named():
         (["train.num_model_update=3"], ["train.num_model_update", "num_model_updates"]),
         (["num_ensembles=3"], ["num_ensembles", "model.num_ensembles"]),
         (["method=minimax"], ["method must be one of", "optminmax", "minimax"]),
-        (["model=gp"], ["model must be one of bnn, true", "gp"]),
+        (["model=gb"], ["model must be one of bnn,", "true", "gb"]),
         (["preset=fast"], ["preset must be one of debug, default"]),
         (["a=[1"], ["cannot read the command line"]),
     ],
@@ -188,7 +321,8 @@ def test_a_mistyped_command_line_is_explained(arguments, words):
         [],
         ["method=safe", "model=true"],
         ["preset=debug", "env.mass=2", "hydra.verbose=true"],
-        ["method=safe", "icem.num_iter=2"],
+        ["method=safe", "optimizer.num_iter=2"],
+        ["job.grid={agent.pes_alpha:[1,2]}"],
         ["--cfg", "job"],
         ["method=safe,minmax", "-m"],
     ],

@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safex.optimizers.constraint import FeasibleFirst
 
 from safex.agents import planners
 from safex.agents.mpc import MPCAgent
 from safex.config import CalibrationConfig, EnsembleConfig, ICEMConfig, TrainConfig
 from safex.envs.pendulum import Pendulum
 from safex.models.ensemble import probabilistic_ensemble
-from safex.optimizers.constraint import FeasibleFirst
 from safex.optimizers.icem import ICEM
 from safex.training.account import load_record
 from safex.training.checkpoint import load_checkpoint

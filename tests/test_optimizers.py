@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safex.optimizers.constraint import FeasibleFirst, Penalty, Unconstrained
 
 from safex.config import CEMConfig, ICEMConfig, MinMaxConfig
 from safex.optimizers import gaussian
 from safex.optimizers.cem import CEM
-from safex.optimizers.constraint import FeasibleFirst, Penalty, Unconstrained
 from safex.optimizers.icem import ICEM, ICEMState
 from safex.optimizers.minmax import Game, MinMax
 from safex.types import Score

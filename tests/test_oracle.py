@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safex.optimizers.constraint import FeasibleFirst, Unconstrained
 
 from safex.agents.mpc import MPCAgent
 from safex.agents.planners import Safe
@@ -14,7 +15,6 @@ from safex.config import CEMConfig
 from safex.envs.pendulum import Pendulum
 from safex.models.true_dynamics import TrueDynamics
 from safex.optimizers.cem import CEM
-from safex.optimizers.constraint import FeasibleFirst, Unconstrained
 from safex.types import Score
 
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safex.optimizers.constraint import FeasibleFirst, Penalty
 
 from safex import rollout
 from safex.agents.mpc import MPCAgent
@@ -19,7 +20,6 @@ from safex.agents.planners import (
 )
 from safex.config import CEMConfig, MinMaxConfig, MPCConfig, ScheduleConfig
 from safex.optimizers.cem import CEM
-from safex.optimizers.constraint import FeasibleFirst, Penalty
 from safex.optimizers.minmax import MinMax
 from tests.helpers import assert_close
 from tests.test_rollout import ACTIONS, AL, EP, MEAN_PATH, START, Drift, Line

@@ -161,6 +161,19 @@ class MPCAgent:
             steps=jnp.zeros_like(state.steps),
         )
 
+    def pose(self, key: Array) -> MPCState:
+        """Poses one decision and solves nothing; to be traced before a run.
+
+        Raises:
+          ValueError: the planner asks what this model or this system cannot do.
+        """
+        state = self.init(key)
+        widths = jnp.ones(self.env.obs_dim)
+        obs = jnp.zeros(self.env.obs_dim)
+        situation = Situation(obs, state.model_state, widths, widths)
+        self.planner.problem(key, self.env, self.model, situation)
+        return state
+
     def constraint(self, state: MPCState) -> Constraint:
         """What the next plan must keep: its share of what the budget has left.
 

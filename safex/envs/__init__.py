@@ -10,6 +10,10 @@ import gymnasium
 SYSTEMS = {
     "Pendulum": "safex.envs.pendulum:Pendulum",
     "Cartpole": "safex.envs.cartpole:Cartpole",
+    "PitchControl": "safex.envs.pitch_control:PitchControl",
+    "RCCar": "safex.envs.rc_car:RCCar",
+    "CarPark": "safex.envs.car_park:CarPark",
+    "PointGoal": "safex.envs.point_goal:PointGoal",
 }
 
 # No `max_episode_steps`: the system truncates itself, and a second clock around it

@@ -75,7 +75,9 @@ class Cartpole(System):
     state_names = ("x", "v", "theta", "omega")
     limit_names = ("|x|",)
     limit_units = ("m",)
+    angle_names = ("theta",)
     portrait = ("x", "theta")
+    portrait_labels = ("x [m]", "theta [rad], 0 = upright")
 
     @property
     def noise_std(self) -> Array:
@@ -143,15 +145,7 @@ class Cartpole(System):
         next_state = CartpoleState(
             x, v + noise[0], wrap(theta), omega + noise[1], state.t + 1
         )
-        obs, next_obs = self.observe(state), self.observe(next_state)
-        return Step(
-            state=next_state,
-            obs=self._measure(noise_key, next_state),
-            reward=self.reward(obs, action, next_obs),
-            cost=self.cost(obs, action, next_obs),
-            terminated=jnp.zeros((), bool),
-            truncated=next_state.t >= self.max_steps,
-        )
+        return self._outcome(noise_key, state, action, next_state)
 
     def dynamics(self, obs: Array, action: Array) -> Array:
         """Noise-free next observation `[5]` of `obs` `[5]` under `action` `[1]`."""

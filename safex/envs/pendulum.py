@@ -68,7 +68,9 @@ class Pendulum(System):
     state_names = ("theta", "omega")
     limit_names = ("|omega|",)
     limit_units = ("rad/s",)
+    angle_names = ("theta",)
     portrait = ("theta", "omega")
+    portrait_labels = ("theta [rad], 0 = upright", "omega [rad/s]")
 
     @property
     def noise_std(self) -> Array:
@@ -133,15 +135,8 @@ class Pendulum(System):
         upright = jnp.abs(theta) < p.angle_tolerance
         stable_steps = jnp.where(upright, state.stable_steps + 1, 0)
         next_state = PendulumState(theta, omega, state.t + 1, stable_steps)
-        obs, next_obs = self.observe(state), self.observe(next_state)
-        return Step(
-            state=next_state,
-            obs=self._measure(noise_key, next_state),
-            reward=self.reward(obs, action, next_obs),
-            cost=self.cost(obs, action, next_obs),
-            terminated=stable_steps >= p.stability_duration,
-            truncated=next_state.t >= self.max_steps,
-        )
+        terminated = stable_steps >= p.stability_duration
+        return self._outcome(noise_key, state, action, next_state, terminated)
 
     def dynamics(self, obs: Array, action: Array) -> Array:
         """Noise-free next observation `[3]` of `obs` `[3]` under `action` `[1]`."""

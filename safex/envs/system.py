@@ -5,6 +5,7 @@ is above zero, here and nowhere else.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
 import jax
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from safex.config import changed
-from safex.types import Array
+from safex.types import Array, Step
 
 
 class System(struct.PyTreeNode):
@@ -28,7 +29,9 @@ class System(struct.PyTreeNode):
       state_names: fields of its state that an episode can be made to begin at.
       limit_names: what each of its C constraints is about.
       limit_units: the unit of each.
+      angle_names: those of `state_names` that wrap at ±pi.
       portrait: the two of `state_names` that tell most in a phase portrait.
+      portrait_labels: what its two axes say; the names and their units if empty.
     """
 
     params: Any
@@ -40,7 +43,9 @@ class System(struct.PyTreeNode):
     state_names: ClassVar[tuple[str, ...]]
     limit_names: ClassVar[tuple[str, ...]]
     limit_units: ClassVar[tuple[str, ...]]
+    angle_names: ClassVar[tuple[str, ...]] = ()
     portrait: ClassVar[tuple[str, str]]
+    portrait_labels: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def from_config(cls, config: Any = None, **changes: Any) -> Self:
@@ -54,10 +59,19 @@ class System(struct.PyTreeNode):
           TypeError: a field is unknown.
           ValueError: a value is impossible.
         """
-        config = changed(cls.config_class() if config is None else config, changes)
+        config = cls.config_class() if config is None else config
+        return cls._built(changed(config, changes))
+
+    @classmethod
+    def _built(cls, config: Any, **derived: Any) -> Self:
+        """The system of a config; `derived` parameters are no fields of it."""
         fields = {field.name: field for field in dataclasses.fields(config)}
-        params = {}
+        params = {
+            name: jnp.asarray(value, jnp.float32) for name, value in derived.items()
+        }
         for field in dataclasses.fields(cls.params_class):
+            if field.name in derived:
+                continue
             value = getattr(config, field.name)
             # Cast, since a YAML's `mass: 1` would else be an integer with no gradient.
             whole = fields[field.name].type is int
@@ -78,6 +92,26 @@ class System(struct.PyTreeNode):
         """`[C]`: 1 where the next observation is past a limit, else 0."""
         margin: Array = self.margin(obs, action, next_obs)  # type: ignore[attr-defined]
         return (margin > 0).astype(jnp.float32)
+
+    def _outcome(
+        self,
+        key: Array,
+        state: Any,
+        action: Array,
+        next_state: Any,
+        terminated: Array | None = None,
+    ) -> Step:
+        """What a step to `next_state` returns; only `obs` has the sensors' noise."""
+        observe: Callable[[Any], Array] = self.observe  # type: ignore[attr-defined]
+        triple = observe(state), action, observe(next_state)
+        return Step(
+            state=next_state,
+            obs=self._measure(key, next_state),
+            reward=self.reward(*triple),  # type: ignore[attr-defined]
+            cost=self.cost(*triple),
+            terminated=jnp.zeros((), bool) if terminated is None else terminated,
+            truncated=next_state.t >= self.max_steps,
+        )
 
     def _measure(self, key: Array, state: Any) -> Array:
         """What the sensors say of a state, `[D]`."""

@@ -166,10 +166,14 @@ class MinMax:
 
         def refit(carry: tuple, key: Array) -> tuple[tuple, _Attack]:
             mean, std = carry
-            samples = mean + std * gaussian.coloured_noise(key, c.exponent_y, shape)
+            noise_key, pick_key = self._split(key)
+            noise = gaussian.coloured_noise(noise_key, c.exponent_y, shape)
+            samples = mean + std * noise
             fresh = self._attack(game, agents, jnp.clip(samples, -1.0, 1.0))
             pool = _concatenate(known_attack, fresh)
             elites = pool.y[_most_harmful(pool)[: c.num_elites_y]]
+            if c.random_elites:
+                elites = jax.random.choice(pick_key, pool.y, (c.num_elites_y,))
             return gaussian.refit(mean, std, elites, 0.0, c.min_std), fresh
 
         start = (state.y_mean, jnp.full(shape[1:], c.init_std_y))
@@ -184,7 +188,7 @@ class MinMax:
         return state._replace(y_mean=mean, archive=archive), attack
 
     def _climb(self, game: Game, agents: Array, attack: _Attack) -> Array:
-        """Adversaries on the way uphill from the worst, `[steps Ex C, H, Y]`.
+        """Adversaries on the way uphill from the worst, `[Ex C steps, H, Y]`.
 
         `y <- clip(y + size sign(d margin_c(x, y) / d y), -1, 1)` for each agent x and
         constraint c (projected gradient descent of Madry et al. 2018, arXiv 1706.06083,
@@ -192,8 +196,9 @@ class MinMax:
         adversary is worse is for the pool to say.
         """
         c = self.config
-        numbers = attack.cost.shape[1:]
-        which_x, which_c = jnp.divmod(jnp.arange(numbers[0] * numbers[1]), numbers[1])
+        _, num_agents, num_constraints = attack.cost.shape
+        pairs = jnp.arange(num_agents * num_constraints)
+        which_x, which_c = jnp.divmod(pairs, num_constraints)
 
         def climb(y: Array, x: Array, constraint: Array) -> Array:
             def margin(y: Array) -> Array:
@@ -224,7 +229,9 @@ class MinMax:
 
         def refit(carry: tuple, key: Array) -> tuple[tuple, Candidates]:
             mean, std, kept = carry
-            samples = mean + std * gaussian.coloured_noise(key, c.exponent_x, shape)
+            noise_key, pick_key = self._split(key)
+            noise = gaussian.coloured_noise(noise_key, c.exponent_x, shape)
+            samples = mean + std * noise
             # The mean and the best so far are candidates as well.
             samples = jnp.concatenate([samples, mean[None], kept])
             samples = jnp.clip(samples, -1.0, 1.0)
@@ -232,6 +239,10 @@ class MinMax:
             candidates = gaussian.take(candidates, constraint.order(candidates.score))
             kept = candidates.actions[: c.num_fixed_elites_x]
             elites = candidates.actions[: c.num_elites_x]
+            if c.random_elites:
+                elites = jax.random.choice(
+                    pick_key, candidates.actions, (c.num_elites_x,)
+                )
             mean, std = gaussian.refit(mean, std, elites, 0.0, c.min_std)
             return (mean, std, kept), candidates
 
@@ -240,6 +251,13 @@ class MinMax:
         (mean, _, kept), candidates = jax.lax.scan(refit, start, keys)
         last = jax.tree.map(lambda leaf: leaf[-1], candidates)
         return state._replace(x_mean=mean, x_elites=kept), last
+
+    def _split(self, key: Array) -> tuple[Array, Array]:
+        """Of a refit's noise, and of its elites where they are drawn at random."""
+        if not self.config.random_elites:
+            return key, key
+        noise_key, pick_key = jax.random.split(key)
+        return noise_key, pick_key
 
     def _withstand(self, game: Game, agents: Array, archive: Array) -> Candidates:
         """Agents `[N, H, X]` scored against the archive."""
@@ -281,8 +299,8 @@ class MinMax:
         size = self.config.num_fixed_elites_y
         if self.config.mode == "mean":
             return attack.y[_most_harmful(attack)[:size]]
-        # The worst reply to each agent under each constraint first, then older ones; the
-        # best agent's come first, should not all of them find room.
+        # The worst reply to each agent under each constraint first, then older ones;
+        # the best agent's come first, should not all of them find room.
         queue = jnp.concatenate([attack.y[_worst_replies(attack)], archive])
         # One adversary is often the worst reply to all agents, and so again in the next
         # iteration; its copies would push out the others that bound the inner maximum.

@@ -2,14 +2,34 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
 from safex.training.account import EpisodeRecord
 from safex.training.files import write_atomically
-from safex.training.plots import Forecast
 from safex.types import Array, PyTree
+
+
+class Forecast(NamedTuple):
+    """What the planner believed would follow, and what followed.
+
+    Row `h` is about the observation at environment step `start_step + h + 1`.
+
+    Attributes:
+      start_step: the environment step at which the plan was made.
+      mean: `[H, D]` predicted mean.
+      lower: `[H, D]` lower edge of the predicted band.
+      upper: `[H, D]` upper edge of the predicted band.
+      actual: `[H, D]` what happened.
+    """
+
+    start_step: int
+    mean: np.ndarray
+    lower: np.ndarray
+    upper: np.ndarray
+    actual: np.ndarray
 
 
 def forecast_episode(

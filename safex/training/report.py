@@ -1,7 +1,7 @@
 """From what the seeds left on disk: summary, table, plots and videos."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,8 +11,14 @@ from safex.models.calibration import COVERAGE_LEVELS, Coverage
 from safex.training import plots
 from safex.training.account import EpisodeRecord, account, load_record
 from safex.training.forecast import load_forecast
+from safex.training.margins import (
+    Limit,
+    forecast_margins,
+    prediction_margins,
+)
+from safex.training.portrait import phase_portrait
 from safex.training.statistics import nominal_coverage, summarise
-from safex.training.video import pendulum_video
+from safex.training.video import episode_video
 
 _COVERAGES = ("held_out", "out_of_distribution", "prequential")
 _PLOTTED_WIDTH = 2.0
@@ -21,11 +27,14 @@ _QUANTITIES = (
     "training_violating_steps",
     "random_violating_steps",
     "training_violation_events",
-    "worst_excess",
     "infeasible_plans",
     "backup_steps",
     "underpredicted_plans",
+    "episodes_over_budget",
 )
+_QUANTITIES_PER_LIMIT = ("worst_excess", "worst_episode_cost")
+# A sum of float32 costs may pass its budget by rounding alone.
+_ROUNDING = 1e-4
 
 
 class RunInfo(NamedTuple):
@@ -39,11 +48,8 @@ class RunInfo(NamedTuple):
       episodes: planned episodes.
       random_steps: steps of the random phase.
       horizon: H of the plans.
-      cost_budget: allowed cost of an episode.
-      limit_name: what is limited.
-      limit: the limit, in its unit.
-      limit_unit: that unit.
-      limit_index: which observation coordinate is limited.
+      limits: what each constraint is about.
+      cost_budget: allowed cost of an episode under each constraint.
       beta: `[D]` confidence width.
     """
 
@@ -54,11 +60,8 @@ class RunInfo(NamedTuple):
     episodes: int
     random_steps: int
     horizon: int
-    cost_budget: float
-    limit_name: str
-    limit: float
-    limit_unit: str
-    limit_index: int
+    limits: tuple[Limit, ...]
+    cost_budget: tuple[float, ...]
     beta: np.ndarray
 
 
@@ -85,11 +88,10 @@ def summarise_run(
         "revision": info.revision,
         "seconds": sum(seconds for seconds, _ in timings),
         "seconds_per_decision": _median([d for _, group in timings for d in group]),
-        "limit": {
-            "name": info.limit_name,
-            "value": info.limit,
-            "unit": info.limit_unit,
-        },
+        "limits": [
+            {**limit._asdict(), "cost_budget": budget}
+            for limit, budget in zip(info.limits, info.cost_budget, strict=True)
+        ],
         "seeds": entries,
         "aggregate": _aggregate(entries),
     }
@@ -106,32 +108,30 @@ def write_figures(
     folder = results_dir / "plots"
     records = [_records(results_dir / f"seed_{i}", info) for i in range(len(seeds))]
     planned = [seed_records[1:] for seed_records in records]
-    returns = [[r.reward.sum() for r in episodes] for episodes in planned]
-    violations = [[(r.cost > 0).sum() for r in episodes] for episodes in records]
-    made = [folder / "learning.png", folder / "phase_portrait.png"]
+    made = [
+        folder / f"{name}.png"
+        for name in ("learning", "phase_portrait", "prediction", "forecast")
+    ]
     plots.plot_learning(
-        made[0], np.array(returns), np.array(violations), info.cost_budget
+        made[0],
+        np.array([[r.reward.sum() for r in episodes] for episodes in planned]),
+        np.array([[(r.cost > 0).any(1).sum() for r in seed] for seed in records]),
+        np.array([[r.cost.sum(0) for r in episodes] for episodes in planned]),
+        info.cost_budget,
+        [limit.name for limit in info.limits],
     )
-    plots.plot_phase_portrait(made[1], records, info.limit, seeds=list(seeds))
-    made += [folder / "prediction.png", folder / "forecast.png"]
+    portrait = phase_portrait(env, records)
+    plots.plot_phase_portrait(made[1], portrait, seeds=list(seeds))
     # The band of the plots is the one that coverage counts: two beta-sigma.
     last = planned[0][-1]
     last = last._replace(epistemic_std=last.epistemic_std * info.beta)
+    margins = prediction_margins(env, last, _PLOTTED_WIDTH)
     plots.plot_prediction(
-        made[2],
-        last,
-        env.obs_names,
-        info.limit,
-        _PLOTTED_WIDTH,
-        limit_index=info.limit_index,
+        made[2], last, env.obs_names, margins, info.limits, _PLOTTED_WIDTH
     )
-    plots.plot_forecast(
-        made[3],
-        load_forecast(results_dir / "seed_0" / "forecast.npz"),
-        env.obs_names,
-        info.limit,
-        limit_index=info.limit_index,
-    )
+    forecast = load_forecast(results_dir / "seed_0" / "forecast.npz")
+    margins = forecast_margins(env, last, forecast)
+    plots.plot_forecast(made[3], forecast, env.obs_names, margins, info.limits)
     shares = _mean_coverage(summary)
     if shares:
         made.append(folder / "calibration.png")
@@ -141,9 +141,16 @@ def write_figures(
 
 
 def write_videos(
-    results_dir: Path, info: RunInfo, seeds: Sequence[int], env: Any
+    results_dir: Path,
+    info: RunInfo,
+    seeds: Sequence[int],
+    env: Any,
+    warn: Callable[[str], None],
 ) -> list[Path]:
-    """Films the last episode of each seed; returns the files."""
+    """Films the last episode of each seed; returns the files.
+
+    A system that nobody drew has no video: `warn` is told once.
+    """
     made = []
     for index, seed in enumerate(seeds):
         record = _records(results_dir / f"seed_{index}", info)[-1]
@@ -152,7 +159,11 @@ def write_videos(
             f"{info.method} with {info.model} model",
             f"seed {seed}, episode {info.episodes}",
         )
-        pendulum_video(path, record, env, lines=lines)
+        try:
+            episode_video(path, record, env, lines=lines)
+        except NotImplementedError as error:
+            warn(f"no videos: {error}")
+            break
         made.append(path)
     return made
 
@@ -174,6 +185,8 @@ def _summarise_seed(folder: Path, seed: int, info: RunInfo) -> dict[str, Any]:
     planned = entries[1:]
     pooled = sum((e.prequential for e in planned[1:]), start=planned[0].prequential)
     last = _rows(folder)[-1]
+    costs = np.array([e.cost_return for e in planned])
+    over = costs > np.asarray(info.cost_budget) + _ROUNDING
     levels = [f"{level:g}" for level in COVERAGE_LEVELS]
     known = last["coverage/held_out/1"] is not None
     coverages: dict[str, dict[str, float | None]] = {
@@ -189,11 +202,14 @@ def _summarise_seed(folder: Path, seed: int, info: RunInfo) -> dict[str, Any]:
         "training_violating_steps": sum(e.violating_steps for e in entries),
         "random_violating_steps": entries[0].violating_steps,
         "training_violation_events": sum(e.violation_events for e in entries),
-        "worst_excess": max(e.worst_excess for e in entries),
+        "worst_excess": np.max([e.worst_excess for e in entries], axis=0).tolist(),
         "infeasible_plans": sum(e.infeasible_plans for e in planned),
         "backup_steps": sum(e.backup_steps for e in planned),
         "underpredicted_plans": sum(e.underpredicted_plans for e in planned),
+        "worst_episode_cost": costs.max(axis=0).tolist(),
+        "episodes_over_budget": int(over.any(axis=1).sum()),
         "episode_returns": [e.episode_return for e in planned],
+        "episode_cost_returns": costs.tolist(),
         "episode_violating_steps": [e.violating_steps for e in entries],
         "coverage": coverages,
     }
@@ -203,6 +219,9 @@ def _aggregate(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     aggregate: dict[str, Any] = {
         name: summarise([entry[name] for entry in entries]) for name in _QUANTITIES
     }
+    for name in _QUANTITIES_PER_LIMIT:
+        by_limit = zip(*(entry[name] for entry in entries), strict=True)
+        aggregate[name] = [summarise(values) for values in by_limit]
     aggregate["coverage"] = {
         name: {
             level: _summarise_known([e["coverage"][name][level] for e in entries])

@@ -7,13 +7,12 @@ import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from safex.envs.pendulum import Pendulum
     from safex.training.account import EpisodeRecord
 
 Frame = npt.NDArray[np.uint8]
@@ -54,60 +53,54 @@ def write_video(path: str | Path, frames: Iterable[Frame], fps: float) -> None:
         partial.unlink(missing_ok=True)
 
 
-def pendulum_video(
-    path: str | Path,
-    record: "EpisodeRecord",
-    env: "Pendulum",
-    *,
-    fps: float = 20.0,
-    lines: Sequence[str] = (),
+def episode_video(
+    path: str | Path, record: "EpisodeRecord", env: Any, *, lines: Sequence[str] = ()
 ) -> None:
-    """Writes one episode of the pendulum: the first state, then one frame per step.
-
-    At 20 frames per second and the usual step of 0.05 s it plays in real time.
+    """Writes one episode: the first state, then one frame per step, in real time.
 
     Args:
       path: ends in `.mp4`.
       record: the episode, with T >= 1 steps.
-      env: the system, for its torque and its speed limit.
-      fps: frames per second.
+      env: the system, of a type that `envs.rendering.draw` knows.
       lines: what stands above every frame, such as the method and the episode; step,
         return and violating steps so far follow below them.
 
     Raises:
+      NotImplementedError: nobody has registered a drawing of this system.
       ValueError: the episode is empty, or as `write_video`.
     """
     if len(record.reward) == 0:
         raise ValueError("record must hold at least one step")
-    write_video(path, _pendulum_frames(record, env, tuple(lines)), fps)
+    frames = _episode_frames(record, env, tuple(lines))
+    write_video(path, frames, 1.0 / float(env.params.dt))
 
 
-def _pendulum_frames(
-    record: "EpisodeRecord", env: "Pendulum", lines: tuple[str, ...]
+def _episode_frames(
+    record: "EpisodeRecord", env: Any, lines: tuple[str, ...]
 ) -> Iterator[Frame]:
-    from safex.envs.rendering import render_frame  # noqa: PLC0415, draws with pygame
+    import jax  # noqa: PLC0415, whoever has a system has loaded it
 
-    limit = float(env.params.speed_threshold)
+    from safex.envs.rendering import draw  # noqa: PLC0415, draws with pygame
+
     obs = np.concatenate([record.obs[:1], record.next_obs])
-    max_torque = float(env.params.max_torque)
-    torque = max_torque * np.clip(record.action[:, 0], -1.0, 1.0)
-    torque = np.concatenate([[0.0], torque])
+    states = jax.device_get(jax.jit(jax.vmap(env.state_from_obs))(obs))
     returns = np.concatenate([[0.0], np.cumsum(record.reward)])
-    violations = np.concatenate([[0], np.cumsum(np.asarray(record.margin) > 0)])
+    violating = (np.asarray(record.margin) > 0).any(1)
+    violations = np.concatenate([[0], np.cumsum(violating)])
     steps = len(record.reward)
-    for t, (cos, sin, omega) in enumerate(obs):
-        yield render_frame(
-            float(np.arctan2(sin, cos)),
-            float(omega),
-            float(torque[t]),
-            limit,
+    for t in range(steps + 1):
+        state = jax.tree.map(lambda leaf, t=t: leaf[t], states)
+        # An observation shows no counter.
+        state = state._replace(t=np.int32(t)) if hasattr(state, "t") else state
+        yield draw(
+            env,
+            state,
+            record.action[t - 1] if t > 0 else None,
             lines=(
                 *lines,
-                f"step {t}/{steps}",
                 f"return {returns[t]:.1f}",
                 f"violating steps {violations[t]}",
             ),
-            max_torque=max_torque,
         )
 
 

@@ -1,0 +1,215 @@
+"""The claim itself: every task, every method, cumulative violations first.
+
+python benchmarks/study.py run               # everything; can be stopped and resumed
+python benchmarks/study.py run --tasks pendulum car_park --methods minmax unsafe
+python benchmarks/study.py run --ablations   # minmax without its parts
+python benchmarks/study.py report            # tables from what is there
+
+Each group is one call of a launcher, a core for each seed. A killed study goes on where
+it was when started again. The seeds are not those of the launchers' default jobs, on
+which settings were found.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+
+class Task(NamedTuple):
+    """A variant of a task.
+
+    Attributes:
+      launcher: of which task.
+      options: what makes the variant.
+    """
+
+    launcher: str
+    options: tuple[str, ...] = ()
+
+
+TASKS = {
+    "pendulum": Task("pendulum"),
+    "pendulum_noisy": Task("pendulum", ("env.process_noise_std=0.1",)),
+    "cartpole": Task("cartpole"),
+    # A tenth of the steps, as in the Real-World RL Suite (100 of 1000).
+    "cartpole_budget": Task("cartpole", ("agent.cost_budget=20",)),
+    "cartpole_noisy": Task("cartpole", ("env.process_noise_std=0.05",)),
+    "pitch_control": Task("pitch_control"),
+    "pitch_control_noisy": Task("pitch_control", ("env.process_noise_std=0.0005",)),
+    "car_park": Task("car_park"),
+    "car_park_noisy": Task("car_park", ("env.process_noise_std=0.02",)),
+    "rc_car": Task("rc_car"),
+    "rc_car_noisy": Task("rc_car", ("env.process_noise_std=0.02",)),
+    "point_goal": Task("point_goal"),
+    "point_goal_noisy": Task("point_goal", ("env.process_noise_std=0.02",)),
+}
+METHODS = {
+    "minmax": ("method=minmax",),
+    "safe (mean)": ("method=safe",),
+    "unsafe": ("method=unsafe",),
+    "safe (distribution)": ("method=safe_distribution",),
+    "pestraj": ("method=pestraj",),
+    "optminmax": ("method=optminmax",),
+    "actsafe": ("method=actsafe",),
+    "oracle": ("method=safe", "model=true"),
+}
+ABLATIONS = {
+    "minmax": ("method=minmax",),
+    "calibration off": ("method=minmax", "calibration.method=none"),
+    "pessimism off": ("method=minmax", "agent.pes_alpha=0"),
+    "mean over adversaries": ("method=minmax", "optimizer.mode=mean"),
+    "random elites": ("method=minmax", "optimizer.random_elites=true"),
+}
+
+
+class Group(NamedTuple):
+    """All seeds of one method on one task."""
+
+    task: str
+    method: str
+    options: tuple[str, ...]
+
+    def folder(self, out: Path) -> Path:
+        """Where it goes; the name says method and task."""
+        keep = str.maketrans({" ": "_", "(": None, ")": None})
+        return out / self.task / self.method.translate(keep)
+
+    def summary(self, out: Path) -> dict[str, Any] | None:
+        """What came out, None before it has finished."""
+        path = self.folder(out) / "summary.json"
+        return json.loads(path.read_text()) if path.exists() else None
+
+
+def groups(arguments: argparse.Namespace) -> Iterator[Group]:
+    """The groups asked for, method by method, so that every task comes early."""
+    methods = ABLATIONS if arguments.ablations else METHODS
+    for method in arguments.methods or methods:
+        for task in arguments.tasks:
+            yield Group(task, method, (*TASKS[task].options, *methods[method]))
+
+
+def run_group(arguments: argparse.Namespace, group: Group) -> str:
+    """Runs one group in a process of its own; returns a line about it."""
+    folder = group.folder(arguments.out)
+    if group.summary(arguments.out):
+        return f"{group.task}, {group.method}: there already"
+    command = [
+        sys.executable,
+        str(ROOT / "experiments" / f"launcher_{TASKS[group.task].launcher}.py"),
+        *group.options,
+        f"job.seed={arguments.seed}",
+        f"job.num_seeds_per_hparam={arguments.seeds}",
+        f"train.num_model_updates={arguments.episodes}",
+        "wandb.mode=disabled",
+        "render=false",
+        f"results_dir={folder}",
+        *arguments.options,
+    ]
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    log = folder.with_suffix(".log")
+    with log.open("a") as file:
+        code = subprocess.run(
+            command, stdout=file, stderr=file, check=False, cwd=ROOT
+        ).returncode
+    return f"{group.task}, {group.method}: " + ("done" if code == 0 else f"see {log}")
+
+
+HEAD = (
+    "method",
+    "violating steps, IQM [95 %]",
+    "each seed",
+    "events",
+    "worst excess",
+    "worst episode's cost",
+    "final return, IQM [95 %] (worst)",
+    "no plan",
+    "next episode",
+    "held out",
+    "far",
+)
+
+
+def report(arguments: argparse.Namespace) -> None:
+    """Prints a table of each task as Markdown, from the finished groups."""
+    for task in arguments.tasks:
+        rows = [
+            _row(group.method, summary)
+            for group in groups(arguments)
+            if group.task == task and (summary := group.summary(arguments.out))
+        ]
+        if rows:
+            lines = [HEAD, ["---"] * len(HEAD), *rows]
+            print(f"\n### {task.replace('_', ' ')}\n")
+            print("\n".join("| " + " | ".join(line) + " |" for line in lines))
+
+
+def _row(method: str, summary: dict[str, Any]) -> list[str]:
+    from safex.training.statistics import estimate  # noqa: PLC0415, imports SciPy
+
+    seeds, aggregate = summary["seeds"], summary["aggregate"]
+    after = [s["training_violating_steps"] - s["random_violating_steps"] for s in seeds]
+    violations = estimate(after, worst="max")
+    final = estimate([s["final_return"] for s in seeds], worst="min")
+    shares = [
+        "-"
+        if aggregate["coverage"][where]["1"] is None
+        else " / ".join(
+            f"{100 * aggregate['coverage'][where][level]['mean']:.0f}"
+            for level in "123"
+        )
+        for where in ("prequential", "held_out", "out_of_distribution")
+    ]
+    return [
+        method,
+        f"{violations.iqm:.1f} [{violations.low:.1f}, {violations.high:.1f}]",
+        ", ".join(map(str, after)),
+        str(sum(s["training_violation_events"] for s in seeds)),
+        _largest(s["worst_excess"] for s in seeds),
+        _largest(s["worst_episode_cost"] for s in seeds),
+        f"{final.iqm:.1f} [{final.low:.1f}, {final.high:.1f}] ({final.worst:.1f})",
+        str(sum(s["infeasible_plans"] for s in seeds)),
+        *shares,
+    ]
+
+
+def _largest(per_seed: Iterator[Sequence[float]]) -> str:
+    """The largest over seeds, for each constraint."""
+    return ", ".join(f"{max(values):.3g}" for values in zip(*per_seed, strict=True))
+
+
+def main() -> None:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=["run", "report"])
+    parser.add_argument("--out", type=Path, default=ROOT / "results" / "study")
+    parser.add_argument("--seed", type=int, default=1, help="the seeds come from it")
+    parser.add_argument("--seeds", type=int, default=5, help="how many a group")
+    parser.add_argument("--episodes", type=int, default=12)
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--methods", nargs="+", help="all of them if not given")
+    parser.add_argument(
+        "--ablations", action="store_true", help="minmax without its parts"
+    )
+    parser.add_argument("--options", nargs="*", default=[], help="for every launcher")
+    arguments = parser.parse_args()
+    known = ABLATIONS if arguments.ablations else METHODS
+    for method in arguments.methods or ():
+        if method not in known:
+            parser.error(f"--methods must be among {', '.join(known)}, got {method}")
+    if arguments.ablations:
+        arguments.out = arguments.out / "ablations"
+    if arguments.what == "run":
+        for group in groups(arguments):
+            print(run_group(arguments, group), flush=True)
+    report(arguments)
+
+
+if __name__ == "__main__":
+    main()

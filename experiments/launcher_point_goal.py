@@ -1,0 +1,19 @@
+"""Safe exploration of the robot among hazards.
+
+python experiments/launcher_point_goal.py method=minmax model=bnn
+
+method is a file in experiments/config/method, model one in experiments/config/model.
+Any field of the YAML files in experiments/config can be overridden by its full name,
+and `preset=debug` runs the whole thing in about 40 s.
+"""
+
+import sys
+from pathlib import Path
+
+# The folder above is the project; a script's own folder is all that Python adds.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from experiments.launching import launch
+
+if __name__ == "__main__":
+    launch("point_goal")
