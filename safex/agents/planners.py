@@ -111,7 +111,7 @@ def information_gain(prediction: Prediction) -> Array:
     """`sum_j log(1 + sigma_j^2 / nu_j^2)`, epistemic over aleatoric variance.
 
     Twice an upper bound on what a transition tells of the dynamics, in nats (OPAX,
-    Sukhija et al. 2023, arXiv 2306.12371, Eq. 7).
+    Sukhija et al. 2023, arXiv 2306.12371).
     """
     noise = prediction.aleatoric_std**2 + _LEAST_VARIANCE
     return jnp.log1p(prediction.epistemic_std**2 / noise).sum(-1)
