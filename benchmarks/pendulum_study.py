@@ -96,7 +96,7 @@ def _row(method: str, summary: dict) -> str:
     return (
         f"| {method} | {', '.join(map(str, after))} | {sum(after)} | "
         f"{sum(s['training_violation_events'] for s in seeds)} | "
-        f"{aggregate['worst_excess']['max']:.3f} | "
+        f"{aggregate['worst_excess'][0]['max']:.3f} | "
         f"{final['mean']:.1f} ({final['min']:.1f}) | "
         f"{sum(s['infeasible_plans'] for s in seeds)} | {coverage} |"
     )
