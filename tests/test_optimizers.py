@@ -416,7 +416,7 @@ class Referee:
     """MinMax with its search compiled once for all rules."""
 
     def __init__(self, **settings):
-        self.config = MinMaxConfig(horizon_x=2, horizon_y=2, **settings)
+        self.config = MinMaxConfig(horizon=2, **settings)
         minmax = MinMax(1, 1, self.config)
         self.start = jit(minmax.init)(KEY)
 
@@ -700,8 +700,7 @@ def test_first_adversaries_are_at_corners():
         (ICEMConfig, "keep_fraction", 1.5),
         (ICEMConfig, "population_decay", 0.9),
         (MinMaxConfig, "mode", "median"),
-        (MinMaxConfig, "horizon_x", 10),
-        (MinMaxConfig, "horizon_y", -20),
+        (MinMaxConfig, "horizon", 0),
         (MinMaxConfig, "iterations", 0),
         (MinMaxConfig, "num_iter_y", 0),
         (MinMaxConfig, "num_elites_x", 9999),
@@ -724,5 +723,5 @@ def test_impossible_settings_name_the_field(config, field, value):
 
 
 def test_a_horizon_must_be_positive_for_both_players():
-    with pytest.raises(ValueError, match="horizon_x must be >= 1"):
-        MinMaxConfig(horizon_x=0, horizon_y=0)
+    with pytest.raises(ValueError, match="horizon must be >= 1"):
+        MinMaxConfig(horizon=0)
