@@ -47,6 +47,10 @@ class CountingAgent:
     bad_fit_at: int = -1
     num_constraints: int = 1
 
+    @property
+    def beta(self):
+        return jnp.ones(3)
+
     def init(self, key):
         zero = jnp.zeros((), jnp.int32)
         spent = jnp.zeros(self.num_constraints)
@@ -96,21 +100,23 @@ class CountingAgent:
         return jnp.arange(data.transitions.reward.size) < data.size
 
 
-def make_trainer(agent=None, env=None, said=None, report=None, config=CONFIG):
+def make_trainer(
+    agent=None, env=None, said=None, report=None, config=CONFIG, vary=None
+):
     return Trainer(
         env or Pendulum.from_config(),
         agent or CountingAgent(),
         config,
         horizon=5,
-        beta=np.ones(3),
-        fingerprint="f",
         warn=(said if said is not None else []).append,
         report=report or (lambda _: None),
+        vary=vary,
     )
 
 
-def seed_run(folder, seed, index=0):
-    return SeedRun(seed, index, folder, lambda last: [LocalLogger(folder, last)])
+def seed_run(folder, seed, index=0, traced=()):
+    make_loggers = lambda last: [LocalLogger(folder, last)]  # noqa: E731
+    return SeedRun(seed, index, folder, make_loggers, "f", traced)
 
 
 def train(folder, trainer=None, seed=3):

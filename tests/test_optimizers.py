@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from safex.optimizers.constraint import FeasibleFirst, Penalty, Unconstrained
 
 from safex.config import CEMConfig, ICEMConfig, MinMaxConfig
 from safex.constraints.feasible_first import FeasibleFirst
