@@ -234,6 +234,8 @@ def test_forecast_shows_the_margin_and_counts_what_is_inside(tmp_path):
         "5 of 5 inside",
         "limit 6 rad/s",
     ]
+    shown = [axes.xaxis.get_tick_params()["labelbottom"] for axes in figure.axes]
+    assert shown == [False, False, False, True]
     limit = figure.axes[3]
     assert limit.get_title(loc="left") == "|ω|"
     assert limit.get_ylabel() == "past limit\n[rad/s]"

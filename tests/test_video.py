@@ -138,7 +138,7 @@ def slide(steps):
     return SimpleNamespace(
         obs=obs[:-1],
         next_obs=obs[1:],
-        action=np.tile([0.5, -0.5], (steps, 1)),
+        action=np.linspace([0.5, -0.5], [1.0, 0.0], steps),
         reward=np.full(steps, -1.5),
         margin=past,
     )

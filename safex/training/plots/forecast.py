@@ -64,9 +64,9 @@ def plot_forecast(
     with new_figure(path, 1.4 + 4.0 * columns, height) as figure:
         grid = figure.add_gridspec(rows + len(limits), columns)
         # What stands alone in its row takes all of it.
-        alone = [len(obs_names) - 1] if len(obs_names) % columns else []
+        first_alone = (columns - 1) * (len(obs_names) // columns) * columns
         places = [
-            (d // columns, slice(None) if d in alone else d % columns)
+            (d // columns, slice(None) if d >= first_alone else d % columns)
             for d in range(len(obs_names))
         ]
         places += [(rows + c, slice(None)) for c in range(len(limits))]
@@ -74,8 +74,8 @@ def plot_forecast(
         panels += [figure.add_subplot(grid[p], sharex=panels[0]) for p in places[1:]]
         halves = [row for row, column in places if column != slice(None)]
         for axes, (row, column) in zip(panels, places, strict=True):
-            last = max(halves) if column != slice(None) else places[-1][0]
-            axes.tick_params(labelbottom=row == last)
+            below = places[-1][0] if column == slice(None) else max(halves)
+            axes.tick_params(labelbottom=row == below)
         for d, (axes, name) in enumerate(zip(panels, obs_names, strict=False)):
             band = (mean[:, d], lower[:, d], upper[:, d])
             draw_band(axes, steps, *band, label=LABEL)
