@@ -69,6 +69,7 @@ class CarPark(System):
     limit_names = ("p",)
     limit_units = ("m",)
     portrait = ("p", "v")
+    portrait_labels = ("p [m]", "v [m/s]")
 
     @property
     def limits(self) -> Array:

@@ -86,6 +86,7 @@ class PitchControl(System):
     limit_names = ("theta",)
     limit_units = ("rad",)
     portrait = ("theta", "q")
+    portrait_labels = ("theta [rad]", "q")
 
     @property
     def limits(self) -> Array:

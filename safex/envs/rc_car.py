@@ -105,7 +105,9 @@ class RCCar(System):
     state_names = ("x", "y", "theta", "vx", "vy", "omega")
     limit_names = ("|x - middle|", "|y - middle|")
     limit_units = ("m", "m")
+    angle_names = ("theta",)
     portrait = ("x", "y")
+    portrait_labels = ("x [m]", "y [m]")
 
     @property
     def limits(self) -> Array:
