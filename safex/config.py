@@ -374,7 +374,7 @@ class RCCarConfig:
     inertia: float = 0.01
     front_length: float = 0.13
     rear_length: float = 0.17
-    max_steer: float = 0.3
+    max_steer: float = 0.6
     motor_gain: float = 8.0
     motor_damping: float = 1.5
     drag: float = 0.0
@@ -431,11 +431,10 @@ class RCCarConfig:
                 )
 
 
-# The study's table of a more realistic car (number 2): tyres that slip, more steering.
+# The study's table of a more realistic car (number 2): tyres that slip.
 RC_CAR_ON_TYRES = RCCarConfig(
     tyres=True,
     inertia=0.06,
-    max_steer=0.6,
     motor_gain=8.2,
     motor_damping=1.25,
     front_b=2.75,

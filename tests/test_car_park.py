@@ -41,7 +41,7 @@ def tiny_steps(p, v, action, pieces=20000):
         (1.0, -1.0, -0.3),
         (0.5, 0.2, -1.0),  # stops, and sets off backwards
         (0.5, -0.1, 0.6),  # stops, and is held
-        (0.5, 0.1, 0.0),  # friction alone stops it
+        (0.5, 0.05, 0.0),  # friction alone stops it
         (0.0, 0.0, 1.0),
     ],
 )

@@ -133,7 +133,7 @@ def test_a_rolling_car_drives_the_circle_of_its_steering():
     ahead, left = vx * cos + vy * sin, vy * cos - vx * sin
     # Bicycle geometry: the rear axle is the wheel base over the tangent away from the
     # middle of the turn, and it does not move sideways.
-    assert_close(ahead / omega, np.float32(0.3 / np.tan(0.3)), rtol=2e-2)
+    assert_close(ahead / omega, np.float32(0.3 / np.tan(0.6)), rtol=2e-2)
     assert_close(left, 0.17 * omega, rtol=2e-2)
     # The motor's top speed, all but for what is left of the start.
     assert_close(ahead, np.float32(8.0 * 0.3 / 1.5**2), rtol=1e-2)

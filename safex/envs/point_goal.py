@@ -168,7 +168,7 @@ class PointGoal(System):
         x, y = self.params.start + _START_SPREAD * spread
         theta = jax.random.uniform(angle_key, (), minval=-jnp.pi, maxval=jnp.pi)
         goal = self._draw_goal(goal_key) if self.random_goal else self.params.goal
-        state = self.state_at(x, y, theta, 0.0, 0.0, 0.0, *goal)
+        state = self.state_at(x, y, theta, 0.0, 0.0, 0.0, goal[0], goal[1])
         return state, self._measure(noise_key, state)
 
     def state_at(
@@ -204,11 +204,11 @@ class PointGoal(System):
         depth, side, theta, course = jax.random.uniform(where, (4,))
         # Not quite to the rim, where rounding could put the state outside.
         radius = 0.99 * p.hazard_radius * jnp.sqrt(depth)
-        place = centre + radius * _direction(2 * jnp.pi * side)
-        velocity = 2.0 * jax.random.uniform(speed, ()) * _direction(2 * jnp.pi * course)
+        x, y = centre + radius * _direction(2 * jnp.pi * side)
+        vx, vy = 2.0 * jax.random.uniform(speed, ()) * _direction(2 * jnp.pi * course)
         omega = p.max_turn * jax.random.uniform(yaw, (), minval=-1.0)
         heading = 2 * jnp.pi * theta
-        return self.state_at(*place, heading, *velocity, omega, *p.goal)
+        return self.state_at(x, y, heading, vx, vy, omega, p.goal[0], p.goal[1])
 
     def observe(self, state: PointGoalState) -> Array:
         """Noise-free observation `[D]` of a state."""
