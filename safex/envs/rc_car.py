@@ -103,7 +103,7 @@ class RCCar(System):
         "omega [rad/s]",
     )
     state_names = ("x", "y", "theta", "vx", "vy", "omega")
-    limit_names = ("|x - middle|", "|y - middle|")
+    limit_names = ("x", "y")
     limit_units = ("m", "m")
     angle_names = ("theta",)
     portrait = ("x", "y")
