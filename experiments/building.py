@@ -22,11 +22,16 @@ from safex.constraints.unconstrained import Unconstrained
 from safex.envs.cartpole import Cartpole
 from safex.envs.pendulum import Pendulum
 from safex.errors import ConfigError
+from safex.models.dropout import mc_dropout
 from safex.models.ensemble import deterministic_ensemble, probabilistic_ensemble
+from safex.models.fsvgd import deterministic_fsvgd, probabilistic_fsvgd
+from safex.models.gaussian_process import gaussian_process
+from safex.models.last_layer import bayesian_last_layer
 from safex.models.true_dynamics import TrueDynamics
 from safex.optimizers.cem import CEM
 from safex.optimizers.icem import ICEM
 from safex.optimizers.minmax import MinMax
+from safex.rollout import check_sampling_mode
 from safex.types import DynamicsModel
 
 SYSTEMS: Mapping[str, Any] = {
@@ -37,6 +42,11 @@ SYSTEMS: Mapping[str, Any] = {
 MODELS: Mapping[str, Callable[[int, int, Any, CalibrationConfig], DynamicsModel]] = {
     "ProbabilisticEnsemble": probabilistic_ensemble,
     "DeterministicEnsemble": deterministic_ensemble,
+    "ProbabilisticFSVGD": probabilistic_fsvgd,
+    "DeterministicFSVGD": deterministic_fsvgd,
+    "GaussianProcess": gaussian_process,
+    "BayesianLastLayer": bayesian_last_layer,
+    "MCDropout": mc_dropout,
 }
 # Of a planner: `(horizon, env, settings) -> planner`.
 PLANNERS: Mapping[str, Callable[[int, Any, Any], Planner]] = {
@@ -84,10 +94,13 @@ def build_agent(config: ExperimentConfig, env: Any) -> MPCAgent:
     planner = PLANNERS[config.planner.kind](
         config.horizon, env, config.planner.settings
     )
+    model = _model(config, env)
+    if config.planner.kind != "OptimisticPessimistic":  # which samples nothing
+        check_sampling_mode(model, config.planner.settings.sampling_mode)
     steps = config.agent.episode_steps or config.train.num_rollout_steps
     return MPCAgent(
         env=env,
-        model=_model(config, env),
+        model=model,
         planner=planner,
         optimizer=_optimizer(config, env, num_devices),
         rule=RULES[config.constraint.kind](**_fields(config.constraint.settings)),
