@@ -287,8 +287,8 @@ class FSVGDConfig(EnsembleConfig):
 
     Attributes:
       weight_decay: as of an ensemble; 0, because the function prior is in its place.
-      num_measurements: points of each step at which members are compared outside the
-        data, beside the minibatch.
+      num_measurements: M, points at which members are compared, uniform around and
+        beyond the data, drawn anew every `eval_frequency` steps.
       measurement_margin: how far beyond the range of the inputs these points lie, as a
         share of that range, on either side.
       prior_lengthscale: of the Gaussian process that is the prior over functions, in

@@ -1,18 +1,20 @@
 """Functional Stein variational gradient descent: an ensemble whose members repel.
 
-Wang, Ren, Zhu and Zhang 2019, arXiv 1902.09754. Members are particles of the posterior
-over functions. Each step looks at their values `f_i = (mean, log std)` on a batch of
-the data and on measurement points around and beyond them, and moves every value by
+After Wang, Ren, Zhu and Zhang 2019, arXiv 1902.09754. Members are particles of the
+posterior over functions. They are compared by their values `f_i = (mean, log std)` at
+measurement points around and beyond the data, in the coordinates in which a zero-mean
+Gaussian process prior makes these values independent:
 
-    phi_i = 1/E sum_j [ k(f_j, f_i) grad log p(f_j | data) + grad_{f_j} k(f_j, f_i) ]
-    log p(f | data) = N / B sum_b log p(y_b | f(x_b)) + log GP(f; 0, K) + const
+    phi_i = sum_j [ k(f_j, f_i) grad log GP(f_j) + grad_{f_j} k(f_j, f_i) ]
 
-with the sum over the batch standing for all N rows, so that likelihood, prior and
-repulsion are in one unit. The weights follow by the chain rule.
+At the data each member follows `grad log p(data | f_i)`, the sum over a batch standing
+for all N rows, so that likelihood, prior and repulsion are in one unit. The weights
+follow both by the chain rule.
 """
 
 import dataclasses
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,26 +30,52 @@ from safex.types import Array, Dataset, Metrics, PyTree
 _SAME = 1e-3
 
 
-def prior_precision(x: Array, lengthscale: float, std: float, jitter: float) -> Array:
-    """`K^-1` `[B, B]` of the function prior at inputs `x` `[B, X]`.
+class FunctionPrior(NamedTuple):
+    """A zero-mean Gaussian process seen at B points, in its own coordinates.
+
+    Attributes:
+      basis: `[B, B]` orthonormal columns, the eigenvectors of its covariance.
+      variance: `[B]` of the values' coordinates along them.
+    """
+
+    basis: Array
+    variance: Array
+
+    def score(self, values: Array) -> Array:
+        """`-K^-1 f` of values `[..., B, V]`: the gradient of the log prior."""
+        coordinates = self.to_coordinates(values)
+        return -self.from_coordinates(coordinates / self.variance[:, None])
+
+    def to_coordinates(self, values: Array) -> Array:
+        """`[..., B, V]` values along the basis, where the prior is independent."""
+        return jnp.einsum("bc,...bv->...cv", self.basis, values)
+
+    def from_coordinates(self, coordinates: Array) -> Array:
+        """Inverse of `to_coordinates`."""
+        return jnp.einsum("bc,...cv->...bv", self.basis, coordinates)
+
+
+def function_prior(
+    x: Array, lengthscale: float, std: float, jitter: float
+) -> FunctionPrior:
+    """The prior over functions at inputs `x` `[B, X]`.
 
     `K = std^2 (exp(-|x - x'|^2 / (2 X lengthscale^2)) + jitter I)`: distances per
     dimension, so that one lengthscale means the same for every system.
     """
     gap = jnp.sum((x[:, None] - x[None]) ** 2, axis=-1) / x.shape[-1]
-    kernel = jnp.exp(-0.5 * gap / lengthscale**2) + jitter * jnp.eye(x.shape[0])
-    factor = jax.scipy.linalg.cho_factor(std**2 * kernel, lower=True)
-    return jax.scipy.linalg.cho_solve(factor, jnp.eye(x.shape[0]))
+    values, vectors = jnp.linalg.eigh(jnp.exp(-0.5 * gap / lengthscale**2))
+    return FunctionPrior(vectors, std**2 * (jnp.maximum(values, 0.0) + jitter))
 
 
 def stein_direction(values: Array, score: Array, bandwidth: float) -> Array:
-    """How SVGD moves the values of each particle, `[E, V], [E, V] -> [E, V]`.
+    """How SVGD moves the coordinates of each particle, `[E, ...], [E, ...] -> same`.
 
-    Every value has a kernel of its own, `k(f_j, f_i) = exp(-(f_j - f_i)^2 / (2 h^2))`
-    with `h^2 = bandwidth^2 median (f_j - f_i)^2 / (2 log(E + 1))` over pairs (the
-    median heuristic). One kernel over all V values at once would repel by `1 / h^2 ~
-    1 / V` against scores that do not shrink with V, and the spread collapses
-    (Ba et al. 2022; local kernels: Zhuo et al. 2018, arXiv 1711.04425).
+    Every coordinate has a kernel of its own, `k(f_j, f_i) = exp(-(f_j - f_i)^2 /
+    (2 h^2))` with `h^2 = bandwidth^2 median (f_j - f_i)^2 / (2 log(E + 1))` over pairs
+    (the median heuristic). One kernel over all V coordinates at once would repel by
+    `1 / h^2 ~ 1 / V` against scores that do not shrink with V, and the spread would
+    collapse (local kernels: Zhuo et al. 2018, arXiv 1711.04425).
 
     Args:
       values: of E particles.
@@ -55,16 +83,13 @@ def stein_direction(values: Array, score: Array, bandwidth: float) -> Array:
       bandwidth: multiple of the median heuristic.
     """
     num_particles = values.shape[0]
-    gap = values[:, None] - values[None]  # [j, i, V]
-    first, second = jnp.triu_indices(num_particles, 1)
-    # One particle has no pairs and no repulsion, whatever its bandwidth.
-    pairs = gap[first, second] ** 2 if num_particles > 1 else jnp.ones_like(values)
-    median = jnp.median(pairs, axis=0)
+    if num_particles == 1:  # no pairs, no repulsion
+        return score
+    gap = values[:, None] - values[None]  # [j, i, ...]
+    median = jnp.median(gap[jnp.triu_indices(num_particles, 1)] ** 2, axis=0)
     width = bandwidth**2 * median / (2.0 * jnp.log(num_particles + 1.0)) + _SAME**2
     kernel = jnp.exp(-0.5 * gap**2 / width)
-    drive = jnp.einsum("jiv,jv->iv", kernel, score)
-    repulsion = jnp.einsum("jiv,jiv->iv", kernel, -gap / width)
-    return (drive + repulsion) / num_particles
+    return jnp.sum(kernel * (score[:, None] - gap / width), axis=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +105,7 @@ class FSVGD(Ensemble):
     def train(
         self, key: Array, state: EnsembleState, data: Dataset, split: Split
     ) -> tuple[EnsembleState, Metrics]:
-        """Moves warm-started members by `stein_direction` and stops early."""
+        """Moves warm-started members by likelihood and repulsion, and stops early."""
         config = self.config
         rows = normalized(data, split.train)
         state = state._replace(inputs=rows.inputs, targets=rows.targets)
@@ -90,27 +115,40 @@ class FSVGD(Ensemble):
         high = jnp.max(rows.x, axis=0, initial=-jnp.inf, where=inside)
         beyond = config.measurement_margin * (high - low)
 
-        def draw(key: Array, steps: int) -> Array:
-            shape = (steps, config.num_measurements, rows.x.shape[-1])
-            return jax.random.uniform(
+        def draw(key: Array, steps: int) -> tuple[Array, FunctionPrior]:
+            shape = (config.num_measurements, rows.x.shape[-1])
+            x = jax.random.uniform(
                 key, shape, minval=low - beyond, maxval=high + beyond
+            )
+            prior = function_prior(
+                x, config.prior_lengthscale, config.prior_std, config.prior_jitter
+            )
+            # The same for a block of steps: an eigenbasis costs as much as many steps.
+            return jax.tree.map(
+                lambda leaf: jnp.broadcast_to(leaf, (steps, *leaf.shape)), (x, prior)
             )
 
         def gradient(
-            params: PyTree, batch: Array, outside: Array
+            params: PyTree, batch: Array, drawn: tuple[Array, FunctionPrior]
         ) -> tuple[Array, PyTree]:
-            # All members see the same points: their values are compared there.
-            x = jnp.concatenate([rows.x[batch[0]], outside])
-            values, pull = jax.vjp(partial(self._values, state, x=x), params)
-            loss, score = self._score(state, values, x, rows.y[batch[0]], num_train)
-            shape = (self.num_members, -1)
+            points, prior = drawn
+            x, y = rows.x[batch[0]], rows.y[batch[0]]
+            both = jnp.concatenate([x, points])
+            values, pull = jax.vjp(partial(self._values, state, x=both), params)
+            at_data, at_points = jnp.split(values, [x.shape[0]], axis=1)
+            loss, score = self._likelihood(state, at_data, y, num_train)
             direction = stein_direction(
-                values.reshape(shape), score.reshape(shape), config.bandwidth
+                prior.to_coordinates(at_points),
+                config.prior_weight * prior.to_coordinates(prior.score(at_points)),
+                config.bandwidth,
             )
-            (grads,) = pull(-direction.reshape(values.shape) / num_train)
+            towards = jnp.concatenate(
+                [score, prior.from_coordinates(direction)], axis=1
+            )
+            (grads,) = pull(-towards / (num_train * self.obs_dim))
             decay = jax.grad(weight_prior)(params)
-            share = config.weight_decay / num_train
-            return loss, jax.tree.map(lambda g, d: g + share * d, grads, decay)
+            weight = config.weight_decay / num_train
+            return loss, jax.tree.map(lambda g, d: g + weight * d, grads, decay)
 
         params, metrics = train_minibatches(
             key,
@@ -135,37 +173,28 @@ class FSVGD(Ensemble):
 
         return jax.vmap(one)(params, state.prior_params)
 
-    def _score(
-        self, state: EnsembleState, values: Array, x: Array, y: Array, num_rows: Array
+    def _likelihood(
+        self, state: EnsembleState, values: Array, y: Array, num_rows: Array
     ) -> tuple[Array, Array]:
-        """Mean NLL `[]` of the batch, and `grad log p(f | data)` `[E, B + M, V]`.
+        """Mean NLL `[]` of a batch, and the gradient `[E, B, V]` of the log likelihood.
 
         Args:
           state: for the scale of the targets.
-          values: `[E, B + M, V]` at the batch, then at the measurement points.
-          x: `[B + M, X]` inputs of both.
-          y: `[B, D]` targets of the batch.
+          values: `[E, B, V]`.
+          y: `[B, D]` targets of the batch, which stand for those of all rows.
           num_rows: N.
         """
-        config, size = self.config, y.shape[0]
 
         def nll(values: Array) -> Array:
-            mean, log_std = jnp.split(values[:, :size], [self.obs_dim], axis=-1)
+            mean, log_std = jnp.split(values, [self.obs_dim], axis=-1)
             if self.noise.outputs_per_dim == 1:
                 _, std = self.noise.moments(mean, state.targets)
             else:
                 std = jnp.exp(log_std)
             return gaussian_nll(mean, std, y).sum()
 
-        loss, slope = jax.value_and_grad(nll)(values)
-        score = -num_rows / size * slope
-        if config.prior_weight > 0.0:
-            precision = prior_precision(
-                x, config.prior_lengthscale, config.prior_std, config.prior_jitter
-            )
-            pull = jnp.einsum("bc,ecv->ebv", precision, values)
-            score = score - config.prior_weight * pull
-        return loss / (self.num_members * y.size), score
+        total, slope = jax.value_and_grad(nll)(values)
+        return total / (self.num_members * y.size), -num_rows / y.shape[0] * slope
 
 
 def deterministic_fsvgd(
