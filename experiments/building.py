@@ -31,12 +31,17 @@ from safex.envs.pitch_control import PitchControl
 from safex.envs.point_goal import PointGoal
 from safex.envs.rc_car import RCCar
 from safex.errors import ConfigError
+from safex.models.dropout import mc_dropout
 from safex.models.ensemble import deterministic_ensemble, probabilistic_ensemble
+from safex.models.fsvgd import deterministic_fsvgd, probabilistic_fsvgd
+from safex.models.gaussian_process import gaussian_process
+from safex.models.last_layer import bayesian_last_layer
 from safex.models.true_dynamics import TrueDynamics
 from safex.optimizers.cem import CEM
 from safex.optimizers.icem import ICEM
 from safex.optimizers.minmax import MinMax
 from safex.optimizers.mppi import MPPI
+from safex.rollout import check_sampling_mode
 from safex.types import DynamicsModel
 
 SYSTEMS: Mapping[str, Any] = {
@@ -51,6 +56,11 @@ SYSTEMS: Mapping[str, Any] = {
 MODELS: Mapping[str, Callable[[int, int, Any, CalibrationConfig], DynamicsModel]] = {
     "ProbabilisticEnsemble": probabilistic_ensemble,
     "DeterministicEnsemble": deterministic_ensemble,
+    "ProbabilisticFSVGD": probabilistic_fsvgd,
+    "DeterministicFSVGD": deterministic_fsvgd,
+    "GaussianProcess": gaussian_process,
+    "BayesianLastLayer": bayesian_last_layer,
+    "MCDropout": mc_dropout,
 }
 PLANNERS: Mapping[str, Callable[..., Planner]] = {
     "Nominal": planners.Nominal,
@@ -106,6 +116,8 @@ def build_agent(config: ExperimentConfig, env: Any) -> MPCAgent:
     steps = config.agent.episode_steps or config.train.num_rollout_steps
     rule = RULES[config.constraint.kind](config.constraint.settings)
     model, planner = _model(config, env), _planner(config, env)
+    if config.planner.kind != "OptimisticPessimistic":  # which samples nothing
+        check_sampling_mode(model, config.planner.settings.sampling_mode)
     try:
         agent = MPCAgent(
             env=env,

@@ -15,11 +15,14 @@ EXPLORATION_OBJECTIVES = ("reward", "information_gain", "epistemic_std")
 TERMINAL_VALUES = ("none", "backup", "env")
 ACTIVATIONS = ("algebraic_swish", "swish", "tanh", "relu")
 CALIBRATION_METHODS = ("none", "kuleshov", "conformal")
+CONFIDENCES = ("constant", "information_gain")
+KERNELS = ("rbf", "matern52")
 MINMAX_MODES = ("worst_case", "mean")
 PLAN_DTYPES = ("float32", "bfloat16")
 PENALTIES = ("relu", "huber", "quadratic", "exponential")
 SAMPLING_MODES = ("MEAN", "NOISY_MEAN", "DIST", "TS1", "TSInf")
 SCHEDULE_KINDS = ("constant", "linear", "sigmoid")
+SUBSETS = ("none", "newest", "farthest")
 
 
 def require_at_least(least: int, config: object, names: Iterable[str]) -> None:
@@ -658,6 +661,155 @@ class EnsembleConfig(NetworkConfig):
         if not self.output_stds or min(self.output_stds) <= 0:
             raise ValueError(f"output_stds must be > 0, got {self.output_stds}")
         require_at_least(0, self, ("prior_scale",))
+
+
+@dataclasses.dataclass(frozen=True)
+class FSVGDConfig(EnsembleConfig):
+    """What functional SVGD has beyond an ensemble.
+
+    Attributes:
+      weight_decay: as of an ensemble; 0, because the function prior is in its place.
+      num_measurements: M, points at which members are compared, uniform around and
+        beyond the data, drawn anew every `eval_frequency` steps.
+      measurement_margin: how far beyond the range of the inputs these points lie, as a
+        share of that range, on either side.
+      prior_lengthscale: of the Gaussian process that is the prior over functions, in
+        stds of the inputs, for distances per dimension.
+      prior_std: of that process, in stds of the targets.
+      prior_weight: multiple of the prior's log density; 0 switches it off.
+      prior_jitter: share of white noise in the prior.
+      bandwidth: of the repulsion, as a multiple of the median heuristic.
+    """
+
+    weight_decay: float = 0.0
+    num_measurements: int = 32
+    measurement_margin: float = 0.5
+    prior_lengthscale: float = 1.0
+    prior_std: float = 1.0
+    prior_weight: float = 1.0
+    prior_jitter: float = 1e-2
+    bandwidth: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuses impossible settings.
+
+        Raises:
+          ValueError: names the field, its value and what would be right.
+        """
+        super().__post_init__()
+        require_at_least(1, self, ("num_measurements",))
+        require_at_least(0, self, ("measurement_margin", "prior_weight"))
+        require_positive(
+            self, ("prior_lengthscale", "prior_std", "prior_jitter", "bandwidth")
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class GaussianProcessConfig(SplitConfig):
+    """Kernel, training and size of an exact Gaussian process.
+
+    Attributes:
+      kernel: one of `KERNELS`, with a lengthscale for every input.
+      noise_std: where the training of the noise std starts, and what it is drawn to
+        while data are few, in stds of the targets.
+      min_std: smallest noise std, in stds of the targets. It also keeps the kernel
+        matrix invertible: below 0.01 the digits of float32 may not do.
+      num_training_steps: steps of Adam on the marginal likelihood per fit.
+      lr_rate: peak learning rate of Adam, decayed to 5 % over the fit by a cosine.
+      num_hyper_rows: most rows, drawn at random, that hyper-parameters are trained on.
+      max_data: M, most rows that are conditioned on; a fit costs M^3, a prediction M^2.
+      subset: which rows, if there are more: `newest`, `farthest` (that cover all), or
+        `none` to refuse such a run before it starts.
+      confidence: `constant`, one posterior std is one epistemic std; or
+        `information_gain`, the epistemic std is the width of the band that holds the
+        truth with probability `1 - delta`.
+      f_norm_bound: bound on the norm of the true function in the kernel's space, in
+        stds of the targets, for `information_gain`.
+      delta: probability that the truth leaves that band anywhere, at any time.
+    """
+
+    kernel: str = "rbf"
+    noise_std: float = 0.1
+    min_std: float = 1e-2
+    num_training_steps: int = 100
+    lr_rate: float = 0.1
+    num_hyper_rows: int = 256
+    max_data: int = 1500
+    subset: str = "none"
+    confidence: str = "constant"
+    f_norm_bound: float = 1.0
+    delta: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Refuses impossible settings.
+
+        Raises:
+          ValueError: names the field, its value and what would be right.
+        """
+        super().__post_init__()
+        for name, choices in (
+            ("kernel", KERNELS),
+            ("subset", SUBSETS),
+            ("confidence", CONFIDENCES),
+        ):
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"{name} must be one of {choices}, got {getattr(self, name)!r}"
+                )
+        require_positive(self, ("noise_std", "min_std", "lr_rate"))
+        require_at_least(1, self, ("num_training_steps", "num_hyper_rows", "max_data"))
+        require_at_least(0, self, ("f_norm_bound",))
+        if not 0.0 < self.delta < 1.0:
+            raise ValueError(f"delta must lie in (0, 1), got {self.delta}")
+
+
+@dataclasses.dataclass(frozen=True)
+class LastLayerConfig(NetworkConfig):
+    """What a Bayesian last layer has beyond its network.
+
+    Attributes:
+      num_samples: E, weights drawn from the posterior at each fit; they are the members
+        that the sampling modes `TS1` and `TSInf` ask.
+      num_evidence_steps: fixed-point steps of the prior precision.
+    """
+
+    num_samples: int = 10
+    num_evidence_steps: int = 30
+
+    def __post_init__(self) -> None:
+        """Refuses impossible settings.
+
+        Raises:
+          ValueError: names the field, its value and what would be right.
+        """
+        super().__post_init__()
+        require_at_least(1, self, ("num_samples", "num_evidence_steps"))
+
+
+@dataclasses.dataclass(frozen=True)
+class DropoutConfig(NetworkConfig):
+    """What a network with dropout has beyond its layers.
+
+    Attributes:
+      dropout_rate: share of hidden units that a mask switches off.
+      num_masks: E, masks drawn once and kept; they are the members.
+    """
+
+    dropout_rate: float = 0.1
+    num_masks: int = 10
+
+    def __post_init__(self) -> None:
+        """Refuses impossible settings.
+
+        Raises:
+          ValueError: names the field, its value and what would be right.
+        """
+        super().__post_init__()
+        if not 0.0 < self.dropout_rate < 1.0:
+            raise ValueError(
+                f"dropout_rate must lie in (0, 1), got {self.dropout_rate}"
+            )
+        require_at_least(2, self, ("num_masks",))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from safex.config import TerminalConfig
+from safex.errors import SafexError
 from safex.types import Array, DynamicsModel, Environment, Prediction, PyTree, Score
 
 Reward = Callable[[Array, Array, Array], Array]
@@ -83,6 +84,30 @@ SAMPLING_MODES: dict[str, Callable[..., Array]] = {
     "TS1": _trajectory_sample,
     "TSInf": _trajectory_sample,
 }
+
+
+# Modes that ask members of their own.
+_MEMBER_MODES = ("TS1", "TSInf")
+
+
+def check_sampling_mode(model: DynamicsModel, mode: str) -> None:
+    """Refuses a mode that a model cannot do, before a run begins.
+
+    Raises:
+      SafexError: the mode is unknown, or asks members of a model that has none; names
+        the modes that the model can do.
+    """
+    can = [
+        name
+        for name in SAMPLING_MODES
+        if model.num_members or name not in _MEMBER_MODES
+    ]
+    if mode not in can:
+        lacking = "" if model.num_members else ", which has no members"
+        raise SafexError(
+            f"sampling_mode must be one of {', '.join(can)} for this model{lacking}; "
+            f"got {mode!r}"
+        )
 
 
 def draw_noise(

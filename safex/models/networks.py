@@ -1,7 +1,7 @@
 """The networks of the learned models: an MLP, its activations, its noise heads."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
@@ -50,11 +50,21 @@ class MLP(nn.Module):
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """Maps `[..., D+A]` to `[..., output_dim]`."""
-        for width in self.features:
-            x = ACTIVATIONS[self.activation](nn.Dense(width, dtype=self.dtype)(x))
-        return nn.Dense(self.output_dim, dtype="float32")(x)
+    def __call__(self, x: Array, masks: Sequence[Array] = ()) -> Array:
+        """Maps `[..., D+A]` to `[..., output_dim]`.
+
+        Args:
+          x: normalised inputs.
+          masks: factors `[..., width]` on the units of each hidden layer; none is 1.
+        """
+        hidden = x
+        for layer, width in enumerate(self.features):
+            hidden = nn.Dense(width, dtype=self.dtype)(hidden)
+            hidden = ACTIVATIONS[self.activation](hidden)
+            if masks:
+                hidden = hidden * masks[layer].astype(hidden.dtype)
+        self.sow("intermediates", "last", hidden)
+        return nn.Dense(self.output_dim, dtype="float32")(hidden)
 
 
 @dataclasses.dataclass(frozen=True)
