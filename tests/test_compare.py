@@ -22,10 +22,15 @@ def seed_entry(seed, violations=0, final_return=-300.0, coverage=0.95):
         "final_return": final_return,
         "training_violating_steps": violations,
         "random_violating_steps": 2,
-        "worst_excess": 0.25 * violations,
+        "worst_excess": [0.25 * violations],
+        "worst_episode_cost": [violations],
         "infeasible_plans": 3,
         "coverage": {"held_out": shares, "prequential": shares},
     }
+
+
+def limit(name="|omega|", value=6.0, unit="rad/s", cost_budget=0.0):
+    return {"name": name, "value": value, "unit": unit, "cost_budget": cost_budget}
 
 
 def summary(seeds, **changes):
@@ -37,7 +42,7 @@ def summary(seeds, **changes):
         "episodes": 8,
         "random_steps": 100,
         "revision": "abc",
-        "limit": {"name": "|omega|", "value": 6.0, "unit": "rad/s"},
+        "limits": [limit()],
         "seeds": seeds,
     }
     return copy.deepcopy(content | changes)
@@ -206,16 +211,62 @@ def test_labels_with_brackets_and_bars_are_text(tmp_path, out, drawn, capsys):
 
 def test_different_limits_are_told(tmp_path, out, drawn, capsys):
     a = write(tmp_path / "a", summary([seed_entry(0)]))
-    limit = {"name": "|omega|", "value": 5.0, "unit": "rad/s"}
-    b = write(tmp_path / "b", summary([seed_entry(0)], limit=limit))
+    other = [limit(value=5.0, cost_budget=3.0)]
+    b = write(tmp_path / "b", summary([seed_entry(0)], limits=other))
     assert main([a, b, "--out", str(out)]) == 0
-    assert "different limits: 5, 6" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "different limits: 5, 6" in said
+    assert "different cost budgets: 0, 3" in said
+    assert [row["limits"] for row in rows(out)] == ["6", "5"]
+    assert [row["cost_budgets"] for row in rows(out)] == ["0", "3"]
+    # One of them may cost something, and no one budget is that of both.
+    head = (out / "comparison.md").read_text().splitlines()[2]
+    assert "| worst episode cost |" in head
+
+
+def test_two_limits_have_columns_each(tmp_path, out, drawn, capsys):
+    limits = [limit("|x|", 2.0, "m", 10.0), limit("|v|", 1.0, "m/s")]
+    seeds = [seed_entry(0), seed_entry(1)]
+    seeds[0] |= {"worst_excess": [0.5, 0.0], "worst_episode_cost": [12, 0]}
+    seeds[1] |= {"worst_excess": [0.25, 3.0], "worst_episode_cost": [7, 1]}
+    a = write(tmp_path / "a", summary(seeds, limits=limits))
+    assert main([a, "--out", str(out)]) == 0
+    head, _, cells = (out / "comparison.md").read_text().splitlines()[2:5]
+    assert head.split(" | ")[3:7] == [
+        "worst \\|x\\| excess [m]",
+        "worst \\|v\\| excess [m/s]",
+        "worst episode \\|x\\| cost (of 10)",
+        "worst episode \\|v\\| cost (of 0)",
+    ]
+    assert cells.split(" | ")[3:7] == ["0.500", "3.000", "12", "1"]
+    (row,) = rows(out)
+    assert float(row["worst_excess_1_worst"]) == 3.0
+    assert float(row["worst_episode_cost_0_iqm"]) == 9.5
+    assert (row["limits"], row["cost_budgets"]) == ("2 and 1", "10 and 0")
+    assert capsys.readouterr().err == ""
+
+
+def test_limits_on_other_things_are_other_environments(tmp_path, capsys):
+    a = write(tmp_path / "a", summary([seed_entry(0)]))
+    seed = seed_entry(0) | {"worst_excess": [0, 0], "worst_episode_cost": [0, 0]}
+    two = [limit(), limit("|theta|", 1.0, "rad")]
+    b = write(tmp_path / "b", summary([seed], limits=two))
+    refused(capsys, [a, b], "different environments", "|omega| [rad/s], |theta| [rad]")
+    c = write(tmp_path / "c", summary([seed_entry(0)], limits=[limit("|theta|")]))
+    refused(capsys, [a, c], "different environments", "|theta| [rad/s]")
+
+
+@pytest.mark.parametrize("limits", [[], {}, None])
+def test_a_run_without_limits_is_refused(tmp_path, capsys, limits):
+    a = write(tmp_path / "a", summary([seed_entry(0)], limits=limits))
+    refused(capsys, [a], "limits must be a list of limits", limits)
 
 
 def test_different_environments_are_refused(tmp_path, capsys):
     a = write(tmp_path / "a", summary([seed_entry(0)]))
     b = write(tmp_path / "b", summary([seed_entry(0)], env="cartpole"))
-    parts = (f"pendulum in {a}", f"cartpole in {b}")
+    on = "with limits on |omega| [rad/s] in"
+    parts = (f"pendulum {on} {a}", f"cartpole {on} {b}")
     refused(capsys, [a, b], "different environments", *parts)
 
 
@@ -238,8 +289,11 @@ def test_a_file_that_is_not_json_is_refused(tmp_path, capsys, text):
         ("model",),
         ("seeds",),
         ("num_seeds",),
-        ("limit",),
-        ("limit", "unit"),
+        ("limits",),
+        ("limits", 0, "unit"),
+        ("limits", 0, "cost_budget"),
+        ("seeds", 1, "worst_episode_cost"),
+        ("seeds", 0, "worst_excess", 0),
         ("seeds", 1, "seed"),
         ("seeds", 1, "training_violating_steps"),
         ("seeds", 0, "coverage", "prequential"),

@@ -31,6 +31,8 @@ CONFIG = TrainConfig(
 
 class Counts(NamedTuple):
     acted: jax.Array
+    observed: jax.Array
+    spent: jax.Array
     begun: jax.Array
     updated: jax.Array
     rows: jax.Array
@@ -43,10 +45,12 @@ class CountingAgent:
 
     bad_prediction_at: int = -1
     bad_fit_at: int = -1
+    num_constraints: int = 1
 
     def init(self, key):
-        zeros = (jnp.zeros((), jnp.int32) for _ in range(4))
-        return Counts(*zeros, weight=jax.random.normal(key))
+        zero = jnp.zeros((), jnp.int32)
+        spent = jnp.zeros(self.num_constraints)
+        return Counts(zero, zero, spent, zero, zero, zero, jax.random.normal(key))
 
     def begin_episode(self, key, state):
         return state._replace(begun=state.begun + 1)
@@ -56,8 +60,8 @@ class CountingAgent:
         mean = jnp.where(state.acted == self.bad_prediction_at, jnp.nan, obs)
         info = {
             "plan/value": jnp.zeros(()),
-            "plan/cost": jnp.zeros(()),
-            "plan/margin": jnp.zeros(()),
+            "plan/cost": jnp.zeros(self.num_constraints),
+            "plan/margin": jnp.zeros(self.num_constraints),
             "plan/feasible": state.acted % 10 != 0,
             "plan/backup": state.acted % 10 == 0,
             "prediction/mean": mean,
@@ -65,6 +69,11 @@ class CountingAgent:
             "prediction/aleatoric_std": jnp.zeros(3),
         }
         return state._replace(acted=state.acted + 1), action, info
+
+    def observe(self, state, transition):
+        return state._replace(
+            observed=state.observed + 1, spent=state.spent + transition.cost
+        )
 
     def update(self, key, state, data):
         bad = state.updated == self.bad_fit_at
@@ -94,7 +103,6 @@ def make_trainer(agent=None, env=None, said=None, report=None, config=CONFIG):
         config,
         horizon=5,
         beta=np.ones(3),
-        limit=6.0,
         fingerprint="f",
         warn=(said if said is not None else []).append,
         report=report or (lambda _: None),
@@ -161,6 +169,9 @@ def test_the_agent_is_asked_when_it_should_be(finished, shared):
     assert episode == 2
     counts = state.agent
     assert int(counts.acted) == 60
+    # The random phase is told of as well.
+    assert int(counts.observed) == 110
+    np.testing.assert_allclose(counts.spent, state.data.transitions.cost.sum(0))
     assert int(counts.begun) == 2
     assert int(counts.updated) == 3
     assert int(counts.rows) == int(state.data.size) == 110
@@ -295,7 +306,7 @@ class FreePendulum(Pendulum):
 
 
 class WidePendulum(Pendulum):
-    """Gives a cost a dimension."""
+    """Gives a cost a dimension too many."""
 
     def cost(self, obs, action, next_obs):
         return super().cost(obs, action, next_obs)[None]
@@ -305,7 +316,7 @@ def test_a_missing_cost_is_an_error():
     check_environment(Pendulum.from_config())
     with pytest.raises(ContractError, match="FreePendulum gives no cost"):
         check_environment(FreePendulum.from_config())
-    with pytest.raises(ContractError, match=r"WidePendulum.*cost.*shape \(\)"):
+    with pytest.raises(ContractError, match=r"WidePendulum.*cost.*shape \(1,\)"):
         check_environment(WidePendulum.from_config())
 
 
@@ -318,6 +329,39 @@ def test_violations_reach_the_account(tmp_path):
     lines = (tmp_path / "violations.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == list(range(110))
     assert rows[-1]["train/account/violation_events"] == 1
+
+
+class TwiceLimited(Pendulum):
+    """A second limit, on the first coordinate, that hanging down never passes."""
+
+    limit_names = ("|omega|", "cos theta")
+    limit_units = ("rad/s", "1")
+
+    @property
+    def limits(self):
+        return jnp.stack([self.params.speed_threshold, jnp.float32(0.99)])
+
+    def margin(self, obs, action, next_obs):
+        return jnp.stack([jnp.abs(next_obs[2]), next_obs[0]]) - self.limits
+
+
+def test_each_constraint_has_its_own_account(tmp_path):
+    env = TwiceLimited.from_config(PendulumConfig(), speed_threshold=1e-6)
+    train(tmp_path, make_trainer(CountingAgent(num_constraints=2), env=env))
+    for row, length in zip(rows_of(tmp_path), (50, 30, 30), strict=True):
+        assert row["train/episode/cost_return/0"] == length
+        assert row["train/episode/cost_return/1"] == 0
+        assert row["train/account/worst_excess/0"] > 0.0
+        assert row["train/account/worst_excess/1"] == 0.0
+        # Steps are counted once, whichever constraint they break.
+        assert row["train/account/violating_steps"] == length
+        assert "train/episode/cost_return" not in row
+    record = load_record(tmp_path / "episodes" / "episode_001.npz")
+    for name in ("cost", "margin", "predicted_cost"):
+        assert getattr(record, name).shape == (30, 2)
+    lines = (tmp_path / "violations.jsonl").read_text().splitlines()
+    assert json.loads(lines[0])["limits"] == pytest.approx([1e-6, 0.99])
+    assert json.loads(lines[0])["cost"] == [1.0, 0.0]
 
 
 @pytest.mark.parametrize(

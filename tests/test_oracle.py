@@ -7,29 +7,31 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from safex.optimizers.constraint import FeasibleFirst, Unconstrained
 
 from safex.agents.mpc import MPCAgent
 from safex.agents.planners import Safe
 from safex.config import CEMConfig
+from safex.constraints.feasible_first import FeasibleFirst
+from safex.constraints.rule import Rule
+from safex.constraints.unconstrained import Unconstrained
 from safex.envs.pendulum import Pendulum
 from safex.models.true_dynamics import TrueDynamics
 from safex.optimizers.cem import CEM
-from safex.types import Score
 
 
 @dataclasses.dataclass(frozen=True)
-class Switched:
+class Switched(Rule):
     """Feasible first or unconstrained, as a traced flag says: one compilation."""
 
     constrained: Any
 
-    def order(self, score: Score):
-        orders = FeasibleFirst().order(score), Unconstrained().order(score)
+    def order(self, state, threshold, score):
+        rules = FeasibleFirst(), Unconstrained()
+        orders = [rule.order(state, threshold, score) for rule in rules]
         return jnp.where(self.constrained, *orders)
 
-    def feasible(self, score: Score):
-        return ~self.constrained | FeasibleFirst().feasible(score)
+    def feasible(self, state, threshold, score):
+        return ~self.constrained | super().feasible(state, threshold, score)
 
 
 class Episode(NamedTuple):
@@ -48,8 +50,8 @@ def planner(config, steps):
     @jax.jit
     def run(key, constrained):
         env = Pendulum.from_config()
-        optimizer = CEM(1, config, Switched(constrained))
-        agent = MPCAgent(env, TrueDynamics(env), Safe(config.horizon), optimizer)
+        planner, rule = Safe(config.horizon), Switched(constrained)
+        agent = MPCAgent(env, TrueDynamics(env), planner, CEM(1, config), rule)
         reset_key, init_key, key = jax.random.split(key, 3)
         state, obs = env.reset(reset_key)
 
@@ -60,8 +62,8 @@ def planner(config, steps):
             step = env.step(step_key, state, action)
             seen = Episode(
                 reward=step.reward,
-                cost=step.cost,
-                margin=env.margin(obs, action, step.obs),
+                cost=step.cost[0],
+                margin=env.margin(obs, action, step.obs)[0],
                 feasible=info["plan/feasible"],
                 angle=jnp.arctan2(step.obs[1], step.obs[0]),
             )

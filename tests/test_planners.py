@@ -202,8 +202,7 @@ CONFIG = MPCConfig(
 
 SEARCH = MinMaxConfig(
     iterations=8,
-    horizon_x=H,
-    horizon_y=H,
+    horizon=H,
     num_samples_x=100,
     num_samples_y=16,
     num_elites_x=8,

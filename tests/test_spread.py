@@ -83,7 +83,7 @@ def test_a_search_finds_the_same_on_two_devices(name):
 
 def test_the_game_is_played_the_same_on_two_devices():
     config = MinMaxConfig(
-        horizon_x=4, horizon_y=4, num_samples_x=13, num_samples_y=9, corners=False
+        horizon=4, num_samples_x=13, num_samples_y=9, corners=False
     )
 
     def attacked(x, y):

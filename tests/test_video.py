@@ -1,3 +1,4 @@
+import functools
 import re
 import subprocess
 import threading
@@ -6,8 +7,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from safex.envs import rendering
 from safex.envs.pendulum import Pendulum
-from safex.training.video import pendulum_video, write_video
+from safex.training.video import episode_video, write_video
+from tests.systems import Slider
 
 
 def read_back(path):
@@ -36,7 +39,7 @@ def episode(steps):
         next_obs=obs[1:],
         action=np.full((steps, 1), 0.5),
         reward=np.full(steps, -1.5),
-        margin=omega[1:] - 6.0,
+        margin=omega[1:, None] - 6.0,
     )
 
 
@@ -124,37 +127,60 @@ def test_wrong_path_and_speed_are_refused(tmp_path):
         write_video(tmp_path / "a.mp4", [grey(0)], fps=0)
 
 
-def test_pendulum_video_shows_each_state_and_the_counts_so_far(tmp_path, monkeypatch):
-    calls = []
+class Sketched(Slider):
+    """A system that the tests draw."""
 
-    def render(theta, omega, torque, speed_limit, *, lines=(), size=400, **_):
-        calls.append((theta, omega, torque, speed_limit, lines))
+
+def slide(steps):
+    obs = np.linspace([0.0, 0.0, 0.5], [2.0, 1.0, 1.5], steps + 1, dtype=np.float32)
+    past = np.stack([obs[1:, 2] - 1.0, np.full(steps, -1.0)], axis=1)
+    past[0, 1] = 0.5
+    return SimpleNamespace(
+        obs=obs[:-1],
+        next_obs=obs[1:],
+        action=np.tile([0.5, -0.5], (steps, 1)),
+        reward=np.full(steps, -1.5),
+        margin=past,
+    )
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """A drawing of `Sketched`, whose arguments are kept."""
+    seen = []
+
+    def sketch(system, state, action, *, lines=(), size=400):
+        seen.append((system, state, action, lines))
         return grey(0)
 
-    monkeypatch.setattr("safex.envs.rendering.render_frame", render)
-    record, env = episode(10), Pendulum.from_config(speed_threshold=6.0)
-    pendulum_video(tmp_path / "a.mp4", record, env, lines=["minmax", "episode 3"])
-    assert read_back(tmp_path / "a.mp4")[0].shape[0] == 11
-    theta, omega, torque, limit, lines = zip(*calls, strict=True)
-    np.testing.assert_allclose(theta, np.linspace(3.0, 2.0, 11), rtol=1e-6)
-    np.testing.assert_allclose(omega, np.linspace(0.0, 7.0, 11), rtol=1e-6)
-    assert torque == (0.0, *[1.0] * 10)  # half of 2 N m, none before the first step
-    assert set(limit) == {6.0}
-    assert lines[0] == (
-        "minmax",
-        "episode 3",
-        "step 0/10",
-        "return 0.0",
-        "violating steps 0",
-    )
-    # Speeds 6.3 and 7.0 are past the limit, 5.6 is not.
-    assert lines[8][2:] == ("step 8/10", "return -12.0", "violating steps 0")
-    assert lines[10][2:] == ("step 10/10", "return -15.0", "violating steps 2")
+    # A registry of its own, so that other tests do not see the drawing.
+    draw = functools.singledispatch(rendering.draw)
+    draw.register(Sketched, sketch)
+    monkeypatch.setattr(rendering, "draw", draw)
+    return seen
 
 
-def test_pendulum_video_with_the_real_renderer(tmp_path):
-    record = episode(2)
-    pendulum_video(tmp_path / "a.mp4", record, Pendulum.from_config(), fps=20)
+def test_video_shows_each_state_and_the_counts_so_far(tmp_path, calls):
+    record, env = slide(10), Sketched.from_config(dt=0.125)
+    episode_video(tmp_path / "a.mp4", record, env, lines=["minmax", "episode 3"])
+    frames, fps, _ = read_back(tmp_path / "a.mp4")
+    assert frames.shape[0] == 11
+    assert fps == 8  # real time
+    systems, states, actions, lines = zip(*calls, strict=True)
+    assert all(system is env for system in systems)
+    every = np.concatenate([record.obs[:1], record.next_obs])
+    np.testing.assert_array_equal([[s.x, s.y, s.v] for s in states], every)
+    assert [int(state.t) for state in states] == list(range(11))
+    assert actions[0] is None
+    np.testing.assert_array_equal(actions[1:], record.action)
+    assert lines[0] == ("minmax", "episode 3", "return 0.0", "violating steps 0")
+    # The disc at the first step; faster than 1 from the sixth on.
+    assert lines[5][2:] == ("return -7.5", "violating steps 1")
+    assert lines[10][2:] == ("return -15.0", "violating steps 6")
+
+
+def test_video_of_the_pendulum_is_drawn_in_real_time(tmp_path):
+    episode_video(tmp_path / "a.mp4", episode(2), Pendulum.from_config())
     frames, fps, _ = read_back(tmp_path / "a.mp4")
     assert frames.shape == (3, 400, 400, 3)
     assert fps == 20
@@ -162,6 +188,12 @@ def test_pendulum_video_with_the_real_renderer(tmp_path):
     assert np.abs(frames[0].astype(int) - frames[2]).max() > 50  # and it moves
 
 
+def test_a_system_without_a_drawing_is_refused(tmp_path):
+    with pytest.raises(NotImplementedError, match="no drawing of Slider"):
+        episode_video(tmp_path / "a.mp4", slide(2), Slider.from_config())
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_empty_episode_is_refused(tmp_path):
     with pytest.raises(ValueError, match="at least one step"):
-        pendulum_video(tmp_path / "a.mp4", episode(0), Pendulum.from_config())
+        episode_video(tmp_path / "a.mp4", episode(0), Pendulum.from_config())

@@ -83,7 +83,7 @@ def draw_margins(
         draw_band(axes, x, mean[:, c], lower[:, c], upper[:, c], label=label)
         draw_actual(axes, x, actual[:, c])
         past = actual[:, c] > 0
-        mark_violations(axes, x[past], actual[past, c])
+        mark_violations(axes, x[past], actual[past, c], named=bool(past.any()))
         axes.axhline(0.0, color=LIMIT, linestyle="--", linewidth=1.2, label="limit")
         every = np.stack([actual[:, c], lower[:, c], upper[:, c]])
         low, high = min(0.0, every.min()), max(0.0, every.max())
