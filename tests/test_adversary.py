@@ -22,13 +22,14 @@ jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_lev
 KEY = jax.random.key(0)
 H, Y = 8, 2
 # Worst where every step has its own sign: no corner, no smooth sequence comes near.
-WORST = np.sign(np.random.default_rng(3).normal(size=(H, Y))).astype(np.float32)
+DRAWS = np.random.default_rng(3).normal(size=(2, H, Y))
+WORST, OTHER = np.sign(DRAWS).astype(np.float32)
 
 
 def attacked(x, y):
-    """Two constraints: how much of the worst adversary y holds, and the opposite."""
-    harm = jnp.tanh((WORST * y).mean()) + 0.1 * x.sum()
-    margin = jnp.stack([harm, -harm])
+    """Two constraints, each with a worst adversary of its own."""
+    harms = [jnp.tanh((worst * y).mean()) for worst in (WORST, OTHER)]
+    margin = jnp.stack(harms) + jnp.array([0.1, -0.1]) * x.sum()
     return jnp.maximum(margin - 0.5, 0.0), margin
 
 
@@ -67,10 +68,11 @@ def climbed():
 def test_gradient_finds_the_worst_adversary(climbed):
     state, found = climbed
     worst = found.margin.max(0)  # [agents, constraints]
-    expected = np.tanh(1.0) + 0.1 * np.array([0.0, 0.5 * H])
-    assert_close(worst[:, 0], expected.astype(np.float32), rtol=1e-4)
-    # It is in the archive, for the agent to withstand.
-    assert any(np.array_equal(y, WORST) for y in state.archive)
+    expected = np.tanh(1.0) + 0.5 * H * np.array([[0.0, 0.0], [0.1, -0.1]])
+    assert_close(worst, expected.astype(np.float32), rtol=1e-4)
+    # They are in the archive, for the agent to withstand.
+    for y in (WORST, OTHER):
+        assert any(np.array_equal(y, known) for known in state.archive)
 
 
 def test_gradient_is_worse_than_sampling_at_equal_evaluations(climbed):

@@ -12,12 +12,23 @@ from flax import struct
 from safex import rollout
 from safex.agents.mpc import BUDGET_SWITCH, NO_FEASIBLE_PLAN, MPCAgent
 from safex.agents.planners import Pessimistic, Safe, Situation
-from safex.config import CEMConfig, MPCConfig, TerminalConfig
+from safex.config import (
+    CEMConfig,
+    ICEMConfig,
+    MinMaxConfig,
+    MPCConfig,
+    MPPIConfig,
+    TerminalConfig,
+)
 from safex.constraints.dual_ascent import DualAscent
 from safex.constraints.feasible_first import FeasibleFirst
 from safex.constraints.unconstrained import Unconstrained
 from safex.models.true_dynamics import TrueDynamics
+from safex.optimizers import gaussian
 from safex.optimizers.cem import CEM
+from safex.optimizers.icem import ICEM
+from safex.optimizers.minmax import MinMax
+from safex.optimizers.mppi import MPPI
 from safex.training.account import EpisodeRecord, account, load_record, save_record
 from safex.types import Prediction, Transition
 from tests.helpers import assert_close
@@ -232,6 +243,51 @@ def test_plans_that_can_stop_stay_feasible_and_others_run_into_the_wall():
     assert metrics["plan/feasible"].all()
     # It is not merely timid: it ends close to the wall.
     assert obs[-1, 0] > 7.5
+
+
+def test_a_moved_sequence_ends_in_the_action_given():
+    # A luck of two dimensions and an action: the luck is repeated, the action is not.
+    sequence = jnp.arange(9.0).reshape(3, 3)
+    expected = np.array([[3, 4, 5], [6, 7, 8], [6, 7, -1]], np.float32)
+    assert_close(gaussian.shift(sequence, last=-jnp.ones(1)), expected)
+    stacked = gaussian.shift(jnp.stack([sequence] * 2), 1, -jnp.ones(1))
+    assert_close(stacked, np.stack([expected] * 2))
+    for optimizer, leaves in (
+        (CEM(1, CEMConfig(horizon=3)), 1),
+        (MPPI(1, MPPIConfig(horizon=3)), 1),
+        (ICEM(1, ICEMConfig(horizon=3)), 2),
+        (MinMax(1, 2, MinMaxConfig(horizon=3)), 2),
+    ):
+        moved = optimizer.shift(optimizer.init(KEY), -jnp.ones(1))
+        ends = [leaf[..., -1, 0] for leaf in moved[:leaves]]
+        assert all((end == -1.0).all() for end in ends)
+
+
+def test_what_is_left_of_a_plan_and_the_backup_is_the_next_plan():
+    # A second agent never searches: it judges what the first one left, step after step.
+    far = Cart(jnp.float32(8.5))
+    search = MinMaxConfig(horizon=3, num_samples_x=80, init_std_x=1.0)
+    stopping = Pessimistic(3, terminal=TerminalConfig(steps=8))
+    model, config = TrueDynamics(far), MPCConfig(backup="policy")
+    seeker = MPCAgent(
+        far, model, stopping, MinMax(1, 2, search), FeasibleFirst(), config
+    )
+    still = dataclasses.replace(search, init_std_x=1e-9, min_std=1e-9)
+    keeper = dataclasses.replace(seeker, optimizer=MinMax(1, 2, still))
+    obs = START
+    state, action, metrics = jit(seeker.act)(KEY, seeker.init(KEY), obs)
+    assert metrics["plan/feasible"]
+    # The plan hurries on until its end, which is why its last action may not go on.
+    assert state.optimizer_state.x_mean[-1, 0] > state.tail[0] + 0.5
+    act = jit(keeper.act)
+    for _ in range(6):
+        obs = far.dynamics(obs, action)
+        assert obs[0] <= far.wall
+        state, action, metrics = act(KEY, state, obs)
+        assert metrics["plan/feasible"]
+    assert obs[0] > 8.0
+    assert obs[1] == pytest.approx(0.0, abs=0.2)
+    assert_close(seeker.begin_episode(KEY, state).tail, jnp.zeros(1))
 
 
 @pytest.mark.parametrize("policy", [True, False])

@@ -72,6 +72,8 @@ class MPCState(NamedTuple):
       rule_state: of the constraint rule.
       spent: `[C]` cost of this episode so far.
       steps: `[]` int32 steps of this episode so far.
+      tail: `[A]` what the backup does where the last plan ends; zero without a terminal
+        condition.
     """
 
     model_state: PyTree
@@ -82,6 +84,7 @@ class MPCState(NamedTuple):
     rule_state: PyTree
     spent: Array
     steps: Array
+    tail: Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,6 +154,7 @@ class MPCAgent:
             rule_state=self.rule.init(self.env.num_constraints),
             spent=jnp.zeros(self.env.num_constraints),
             steps=jnp.zeros((), jnp.int32),
+            tail=jnp.zeros(self.env.action_dim),
         )
 
     def begin_episode(self, key: Array, state: MPCState) -> MPCState:
@@ -159,6 +163,7 @@ class MPCAgent:
             optimizer_state=self.optimizer.init(key),
             spent=jnp.zeros_like(state.spent),
             steps=jnp.zeros_like(state.steps),
+            tail=jnp.zeros_like(state.tail),
         )
 
     def pose(self, key: Array) -> MPCState:
@@ -212,7 +217,10 @@ class MPCAgent:
             state.episode,
         )
         problem = self.planner.problem(problem_key, self.env, self.model, situation)
-        warm = self.optimizer.shift(state.optimizer_state)
+        # What is left of a plan with the backup behind it is feasible if the plan was.
+        stops = self.planner.terminal.steps > 0
+        tail = state.tail if stops else None
+        warm = self.optimizer.shift(state.optimizer_state, tail)
         constraint = self.constraint(state)
         optimizer_state, plan, info = self.optimizer.optimize(
             search_key, warm, problem, constraint
@@ -250,7 +258,10 @@ class MPCAgent:
             plan.actions,
             constraint.threshold,
         )
-        return state._replace(optimizer_state=optimizer_state), action, metrics
+        state = state._replace(optimizer_state=optimizer_state)
+        if stops:
+            state = state._replace(tail=self._tail(state, obs, plan.actions))
+        return state, action, metrics
 
     def switch_cost(self, state: MPCState, obs: Array, action: Array) -> Array:
         """What one action and then the backup may cost over `H + K` steps, `[C]`.
@@ -286,6 +297,16 @@ class MPCAgent:
         corners = corner_signs(self.env.obs_dim)
         etas = jnp.concatenate([jnp.zeros_like(corners[:1]), corners])
         return jax.vmap(cost)(etas).max(0)
+
+    def _tail(self, state: MPCState, obs: Array, decision: Array) -> Array:
+        """`[A]` what the backup does where a plan is expected to end."""
+        nominal = rollout.sampled_transition(
+            self.model, state.model_state, "MEAN", self.env
+        )
+        actions = self.planner.actions(decision)
+        unused = jnp.zeros(len(actions))
+        path = rollout.trajectory(nominal, obs, actions, unused)
+        return self.env.backup(path[-1])
 
     def _backup_reason(
         self, state: MPCState, obs: Array, action: Array, feasible: Array

@@ -45,9 +45,9 @@ class CEM:
         del key
         return CEMState(jnp.zeros((self.config.horizon, self.action_dim)))
 
-    def shift(self, state: CEMState) -> CEMState:
-        """Warm start of the next time step."""
-        return CEMState(gaussian.shift(state.mean))
+    def shift(self, state: CEMState, last: Array | None = None) -> CEMState:
+        """Warm start of the next time step, see `gaussian.shift`."""
+        return CEMState(gaussian.shift(state.mean, last=last))
 
     def optimize(
         self,

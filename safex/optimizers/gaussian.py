@@ -178,12 +178,18 @@ def refit(
     return mean, jnp.maximum(std, min_std)
 
 
-def shift(sequence: Array, axis: int = 0) -> Array:
+def shift(sequence: Array, axis: int = 0, last: Array | None = None) -> Array:
     """Moves sequences one step ahead in time and repeats the last step.
 
     Args:
       sequence: `[..., H, ...]`.
       axis: the time axis.
+      last: `[A]` takes the place of the action that would be repeated, the last A of
+        X in sequences `[..., H, X]`.
     """
     length = sequence.shape[axis]
-    return jnp.take(sequence, jnp.minimum(jnp.arange(1, length + 1), length - 1), axis)
+    index = jnp.minimum(jnp.arange(1, length + 1), length - 1)
+    moved = jnp.take(sequence, index, axis)
+    if last is None:
+        return moved
+    return moved.at[..., -1, -last.shape[0] :].set(last)

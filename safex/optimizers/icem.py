@@ -51,10 +51,10 @@ class ICEM:
         shape = (self.config.horizon, self.action_dim)
         return ICEMState(jnp.zeros(shape), jnp.zeros((self.config.num_kept, *shape)))
 
-    def shift(self, state: ICEMState) -> ICEMState:
+    def shift(self, state: ICEMState, last: Array | None = None) -> ICEMState:
         """Warm start of the next time step: mean and elites one step ahead."""
         return ICEMState(
-            gaussian.shift(state.mean), gaussian.shift(state.elites, axis=1)
+            gaussian.shift(state.mean, last=last), gaussian.shift(state.elites, 1, last)
         )
 
     def optimize(

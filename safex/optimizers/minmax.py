@@ -90,11 +90,11 @@ class MinMax:
             archive=jnp.broadcast_to(corners, y_shape).astype(jnp.float32),
         )
 
-    def shift(self, state: MinMaxState) -> MinMaxState:
+    def shift(self, state: MinMaxState, last: Array | None = None) -> MinMaxState:
         """Warm start of the next time step: everything one step ahead."""
         return MinMaxState(
-            x_mean=gaussian.shift(state.x_mean),
-            x_elites=gaussian.shift(state.x_elites, axis=1),
+            x_mean=gaussian.shift(state.x_mean, last=last),
+            x_elites=gaussian.shift(state.x_elites, 1, last),
             y_mean=gaussian.shift(state.y_mean),
             archive=gaussian.shift(state.archive, axis=1),
         )

@@ -53,9 +53,9 @@ class MPPI:
         del key
         return MPPIState(jnp.zeros((self.config.horizon, self.action_dim)))
 
-    def shift(self, state: MPPIState) -> MPPIState:
-        """Warm start of the next time step."""
-        return MPPIState(gaussian.shift(state.mean))
+    def shift(self, state: MPPIState, last: Array | None = None) -> MPPIState:
+        """Warm start of the next time step, see `gaussian.shift`."""
+        return MPPIState(gaussian.shift(state.mean, last=last))
 
     def optimize(
         self,
