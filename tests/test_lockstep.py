@@ -13,6 +13,7 @@ from safex.optimizers.constraint import FeasibleFirst
 from safex.agents import planners
 from safex.agents.mpc import MPCAgent
 from safex.config import CalibrationConfig, EnsembleConfig, ICEMConfig, TrainConfig
+from safex.constraints.feasible_first import FeasibleFirst
 from safex.envs.pendulum import Pendulum
 from safex.models.ensemble import probabilistic_ensemble
 from safex.optimizers.icem import ICEM
@@ -217,11 +218,8 @@ def test_a_learning_agent_in_lockstep_matches_the_same_agent_alone(tmp_path):
         env,
         model,
         planners.Safe(4),
-        ICEM(
-            1,
-            ICEMConfig(horizon=4, num_iter=2, num_samples=12, num_elites=3),
-            FeasibleFirst(),
-        ),
+        ICEM(1, ICEMConfig(horizon=4, num_iter=2, num_samples=12, num_elites=3)),
+        FeasibleFirst(),
     )
     config = TrainConfig(
         num_model_updates=1,
