@@ -12,11 +12,8 @@ from safex.agents.mpc import MPCAgent
 from safex.agents.planners import Planner
 from safex.envs.pendulum import Pendulum
 from safex.errors import ConfigError, SafexError
-from safex.models.ensemble import (
-    Ensemble,
-    deterministic_ensemble,
-    probabilistic_ensemble,
-)
+from safex.models.calibrated import CalibratedModel
+from safex.models.ensemble import deterministic_ensemble, probabilistic_ensemble
 from safex.models.true_dynamics import TrueDynamics
 from safex.optimizers.cem import CEM
 from safex.optimizers.constraint import (
@@ -114,7 +111,7 @@ def _constraint(config: ExperimentConfig) -> Constraint:
     return FeasibleFirst(c.d)
 
 
-def _ensemble(model: ModelSection, env: Pendulum) -> Ensemble:
+def _ensemble(model: ModelSection, env: Pendulum) -> CalibratedModel:
     build = {
         "DeterministicEnsemble": deterministic_ensemble,
         "ProbabilisticEnsemble": probabilistic_ensemble,

@@ -127,54 +127,17 @@ class CartpoleConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class EnsembleConfig:
-    """Architecture and training of an ensemble.
+class SplitConfig:
+    """Which rows a learned model is trained on, and how many judge it.
 
     Attributes:
-      features: widths of the hidden layers.
-      activation: one of `ACTIVATIONS`.
-      num_ensembles: E, number of members.
-      output_stds: fixed noise std of a deterministic ensemble, in the unit of each
-        output; one number or one per output.
-      min_std: smallest learned noise std of a probabilistic ensemble, in units of the
-        std of the targets.
-      num_training_steps: most minibatch steps per fit.
-      batch_size: rows per minibatch and member.
-      lr_rate: peak learning rate of Adam, decayed to 5 % over the fit by a cosine.
-      weight_decay: precision of the Gaussian prior on the weights, as a multiple of
-        their fan-in; its share in the loss falls as data come in, and where noise is
-        small the likelihood outweighs it. It keeps extrapolation smooth.
       train_share: share of the data that is trained on; half of the rest stops early
         and calibrates, the other half measures coverage.
-      eval_frequency: steps between held-out evaluations.
       eval_batch_size: most held-out rows used to evaluate and to calibrate.
-      patience: evaluations without improvement that end a fit; 0 never ends it early.
-      return_best_model: keep the parameters of the best held-out likelihood instead of
-        the last ones.
-      plan_dtype: `float32`, or `bfloat16` for the products and activations of the
-        hidden layers in every prediction, calibration and coverage included; training
-        stays in float32.
-      prior_scale: scale of a fixed random function added to each member, in units of
-        the std of the targets (randomised priors, Osband et al. 2018,
-        arXiv 1806.03335). It keeps members apart where there is no data; 0 is off.
     """
 
-    features: tuple[int, ...] = (64, 64)
-    activation: str = "algebraic_swish"
-    num_ensembles: int = 5
-    output_stds: tuple[float, ...] = (1e-2,)
-    min_std: float = 1e-2
-    num_training_steps: int = 2000
-    batch_size: int = 64
-    lr_rate: float = 5e-3
-    weight_decay: float = 0.2
     train_share: float = 0.8
-    eval_frequency: int = 100
     eval_batch_size: int = 512
-    patience: int = 10
-    return_best_model: bool = True
-    plan_dtype: str = "float32"
-    prior_scale: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuses impossible settings.
@@ -182,6 +145,53 @@ class EnsembleConfig:
         Raises:
           ValueError: names the field, its value and what would be right.
         """
+        if not 0.0 < self.train_share < 1.0:
+            raise ValueError(f"train_share must lie in (0, 1), got {self.train_share}")
+        require_at_least(1, self, ("eval_batch_size",))
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkConfig(SplitConfig):
+    """Architecture and training of the networks of a learned model.
+
+    Attributes:
+      features: widths of the hidden layers.
+      activation: one of `ACTIVATIONS`.
+      min_std: smallest learned noise std, in units of the std of the targets.
+      num_training_steps: most minibatch steps per fit.
+      batch_size: rows per minibatch and member.
+      lr_rate: peak learning rate of Adam, decayed to 5 % over the fit by a cosine.
+      weight_decay: precision of the Gaussian prior on the weights, as a multiple of
+        their fan-in; its share in the loss falls as data come in, and where noise is
+        small the likelihood outweighs it. It keeps extrapolation smooth.
+      eval_frequency: steps between held-out evaluations.
+      patience: evaluations without improvement that end a fit; 0 never ends it early.
+      return_best_model: keep the parameters of the best held-out likelihood instead of
+        the last ones.
+      plan_dtype: `float32`, or `bfloat16` for the products and activations of the
+        hidden layers in every prediction, calibration and coverage included; training
+        stays in float32.
+    """
+
+    features: tuple[int, ...] = (64, 64)
+    activation: str = "algebraic_swish"
+    min_std: float = 1e-2
+    num_training_steps: int = 2000
+    batch_size: int = 64
+    lr_rate: float = 5e-3
+    weight_decay: float = 0.2
+    eval_frequency: int = 100
+    patience: int = 10
+    return_best_model: bool = True
+    plan_dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        """Refuses impossible settings.
+
+        Raises:
+          ValueError: names the field, its value and what would be right.
+        """
+        super().__post_init__()
         if not self.features or min(self.features) < 1:
             raise ValueError(f"features must be positive widths, got {self.features}")
         if self.activation not in ACTIVATIONS:
@@ -192,6 +202,37 @@ class EnsembleConfig:
             raise ValueError(
                 f"plan_dtype must be one of {PLAN_DTYPES}, got {self.plan_dtype!r}"
             )
+        require_at_least(
+            1, self, ("num_training_steps", "batch_size", "eval_frequency")
+        )
+        require_positive(self, ("lr_rate", "min_std"))
+        require_at_least(0, self, ("weight_decay", "patience"))
+
+
+@dataclasses.dataclass(frozen=True)
+class EnsembleConfig(NetworkConfig):
+    """What an ensemble has beyond its networks.
+
+    Attributes:
+      num_ensembles: E, number of members.
+      output_stds: fixed noise std of a deterministic ensemble, in the unit of each
+        output; one number or one per output.
+      prior_scale: scale of a fixed random function added to each member, in units of
+        the std of the targets (randomised priors, Osband et al. 2018,
+        arXiv 1806.03335). It keeps members apart where there is no data; 0 is off.
+    """
+
+    num_ensembles: int = 5
+    output_stds: tuple[float, ...] = (1e-2,)
+    prior_scale: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuses impossible settings.
+
+        Raises:
+          ValueError: names the field, its value and what would be right.
+        """
+        super().__post_init__()
         if self.num_ensembles < 2:
             raise ValueError(
                 "num_ensembles must be >= 2, a single member has no epistemic std; "
@@ -199,20 +240,7 @@ class EnsembleConfig:
             )
         if not self.output_stds or min(self.output_stds) <= 0:
             raise ValueError(f"output_stds must be > 0, got {self.output_stds}")
-        if not 0.0 < self.train_share < 1.0:
-            raise ValueError(f"train_share must lie in (0, 1), got {self.train_share}")
-        require_at_least(
-            1,
-            self,
-            (
-                "num_training_steps",
-                "batch_size",
-                "eval_frequency",
-                "eval_batch_size",
-            ),
-        )
-        require_positive(self, ("lr_rate", "min_std"))
-        require_at_least(0, self, ("weight_decay", "prior_scale", "patience"))
+        require_at_least(0, self, ("prior_scale",))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,7 +21,7 @@ from safex import config as config_module
 from safex import rollout
 from safex.envs.pendulum import Pendulum
 from safex.errors import ConfigError
-from safex.models import ensemble
+from safex.models import networks
 from safex.optimizers import constraint
 from safex.optimizers.cem import CEM
 from safex.optimizers.constraint import FeasibleFirst, Penalty, Unconstrained
@@ -150,7 +150,7 @@ def test_decisions_share_out_the_cores_there_are():
 
 
 def test_the_choices_are_those_that_the_code_offers():
-    assert tuple(ensemble.ACTIVATIONS) == config_module.ACTIVATIONS
+    assert tuple(networks.ACTIVATIONS) == config_module.ACTIVATIONS
     assert tuple(constraint.PENALTIES) == config_module.PENALTIES
     assert tuple(rollout.SAMPLING_MODES) == config_module.SAMPLING_MODES
 

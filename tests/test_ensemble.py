@@ -7,13 +7,9 @@ import numpy as np
 import pytest
 
 from safex.config import CalibrationConfig, EnsembleConfig
-from safex.models.ensemble import (
-    _prior,
-    algebraic_swish,
-    deterministic_ensemble,
-    probabilistic_ensemble,
-    split_rows,
-)
+from safex.models.ensemble import deterministic_ensemble, probabilistic_ensemble
+from safex.models.networks import algebraic_swish, weight_prior
+from safex.models.training import split_rows
 from safex.types import Dataset, Transition
 from tests.helpers import assert_close
 
@@ -144,7 +140,7 @@ def relative_error(prediction):
 def held_out_nll(model, state, data):
     """Mean NLL of the members on the rows that stop the training early."""
     rows = np.flatnonzero(split_rows(data.size, CAPACITY, 0.8).calibrate)
-    state = state._replace(calibration_scale=jnp.ones(2))
+    state = state._replace(scale=jnp.ones(2))
     nll = []
     for index in range(model.model.num_members):
         prediction = model.member(
@@ -152,7 +148,7 @@ def held_out_nll(model, state, data):
         )
         mean, std = prediction.mean[rows], prediction.aleatoric_std[rows]
         z = (data.transitions.next_obs[rows] - mean) / std
-        normalised_std = std / state.targets.std
+        normalised_std = std / state.base.targets.std
         nll.append(0.5 * z**2 + np.log(normalised_std) + 0.5 * np.log(2 * np.pi))
     return float(np.mean(nll))
 
@@ -223,19 +219,20 @@ def test_members_disagree_far_from_the_data(learned, clean, fixed, fixed_clean):
 
 
 def without_priors(state):
-    zero = jax.tree.map(jnp.zeros_like, state.prior_params)
-    return state._replace(prior_params=zero)
+    zero = jax.tree.map(jnp.zeros_like, state.base.prior_params)
+    return state._replace(base=state.base._replace(prior_params=zero))
 
 
 def test_priors_are_added_to_the_members(fixed, fixed_clean):
     state, _ = fixed_clean
-    of_priors = without_priors(state._replace(params=state.prior_params))
+    swapped = state.base._replace(params=state.base.prior_params)
+    of_priors = without_priors(state._replace(base=swapped))
     obs = FRESH.transitions.obs
     both, alone, prior = (
         np.asarray(fixed.member(s, obs, ACTION, 1).mean)
         for s in (state, without_priors(state), of_priors)
     )
-    assert_close(both - alone, 3.0 * (prior - obs - state.targets.mean), atol=1e-5)
+    assert_close(both - alone, 3.0 * (prior - obs - state.base.targets.mean), atol=1e-5)
 
 
 def test_priors_spread_members_where_nothing_was_learned(fixed):
@@ -277,8 +274,10 @@ def test_same_key_same_result_other_key_other(learned, noisy):
     again, _ = learned.fitted(NOISY)
     assert_close(again, noisy[0], rtol=0.0, atol=0.0)
     other, _ = learned.fitted(NOISY, key=jax.random.key(5))
-    kernel = other.params["params"]["Dense_0"]["kernel"]
-    assert not np.allclose(kernel, again.params["params"]["Dense_0"]["kernel"])
+    kernel, same = (
+        state.base.params["params"]["Dense_0"]["kernel"] for state in (other, again)
+    )
+    assert not np.allclose(kernel, same)
 
 
 def test_a_fit_compiles_once_as_the_data_grow(learned):
@@ -304,7 +303,7 @@ def test_a_fit_with_nothing_held_out_yet_still_learns(learned):
 
 
 def test_moments_are_those_of_the_members(learned, noisy):
-    state = noisy[0]._replace(calibration_scale=jnp.array([1.5, 4.0]))
+    state = noisy[0]._replace(scale=jnp.array([1.5, 4.0]))
     obs = FRESH.transitions.obs
     members = [
         jax.device_get(learned.member(state, obs, ACTION, index)) for index in range(3)
@@ -402,7 +401,7 @@ def test_without_prequential_calibration_nothing_surprises(fixed, fixed_clean):
 def test_weights_have_a_prior_by_fan_in_and_biases_have_none():
     # Two members, kernels from 3 to 4 units: 3 w^2 / 2 each.
     params = {"kernel": 2.0 * jnp.ones((2, 3, 4)), "bias": jnp.ones((2, 4))}
-    assert_close(_prior(params), 24 * 3 * 2.0**2 / 2)
+    assert_close(weight_prior(params), 24 * 3 * 2.0**2 / 2)
 
 
 # Settings.
@@ -467,7 +466,9 @@ def test_bfloat16_plans_by_nearly_the_same_predictions():
         for dtype in ("float32", "bfloat16")
     ]
     state = jit(models[0].init)(jax.random.key(0))
-    assert {leaf.dtype.name for leaf in jax.tree.leaves(state.params)} == {"float32"}
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(state.base.params)} == {
+        "float32"
+    }
     obs = jax.random.normal(jax.random.key(1), (3, 20, 3))
     action = jnp.ones(1)
     one, other = (jit(model.members)(state, obs, action) for model in models)

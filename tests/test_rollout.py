@@ -321,7 +321,7 @@ def test_particles_sorted_by_member_score_as_one_by_one(mode, particles):
         3, 1, EnsembleConfig(features=(6,), num_ensembles=3), CalibrationConfig()
     )
     key, noise_key = jax.random.split(jax.random.key(2))
-    state = model.init(key)._replace(calibration_scale=jnp.array([1.0, 2.0, 3.0]))
+    state = model.init(key)._replace(scale=jnp.array([1.0, 2.0, 3.0]))
     obs = env.observe(env.state_at(3.0, 0.2))
     noise = rollout.draw_noise(noise_key, mode, particles, 10, 3, 3)
     transition = sampled(mode, model, env, state)
