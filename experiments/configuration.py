@@ -125,7 +125,9 @@ class ModelSection(EnsembleConfig):
       num_calibration_ps: CDF levels that `kuleshov` matches.
       num_test_alphas: scales that `kuleshov` tries.
       prequential_calibration: also calibrate on each new episode before learning it.
-      prequential_memory: share of an older surprise that is left after each fit.
+      prequential_rate: how fast a surprising episode stretches what is claimed of new
+        inputs.
+      num_inducing: size of the second opinion that finds new inputs; 0 is off.
     """
 
     dynamics: str = "BNN"
@@ -137,12 +139,13 @@ class ModelSection(EnsembleConfig):
     beta: tuple[float, ...] = (1.0,)
     calibration: str = "conformal"
     target_coverage: float = 0.95
-    min_calibration_scale: float = 1.0
+    min_calibration_scale: float = 0.05
     max_calibration_scale: float = 10.0
     num_calibration_ps: int = 20
     num_test_alphas: int = 100
     prequential_calibration: bool = True
-    prequential_memory: float = 0.7
+    prequential_rate: float = 3.0
+    num_inducing: int = 64
 
     def __post_init__(self) -> None:
         """Refuses impossible settings."""
@@ -174,7 +177,8 @@ class ModelSection(EnsembleConfig):
             num_calibration_ps=self.num_calibration_ps,
             num_test_alphas=self.num_test_alphas,
             prequential=self.prequential_calibration,
-            prequential_memory=self.prequential_memory,
+            prequential_rate=self.prequential_rate,
+            num_inducing=self.num_inducing,
         )
 
 
