@@ -56,7 +56,7 @@ SYSTEMS: dict[str, Callable[[float], Any]] = {
 
 
 class Rows(NamedTuple):
-    """Transitions without what the model does not see.
+    """Transitions without what the model does not see, arrays of NumPy or JAX.
 
     Attributes:
       obs: `[T, D]`.
@@ -64,9 +64,9 @@ class Rows(NamedTuple):
       next_obs: `[T, D]`.
     """
 
-    obs: np.ndarray
-    action: np.ndarray
-    next_obs: np.ndarray
+    obs: Any
+    action: Any
+    next_obs: Any
 
 
 class Fit(NamedTuple):
@@ -208,11 +208,13 @@ def summarise(
         for kind in ("one_step", "many_steps"):
             entry[kind] = {}
             for region in REGIONS:
-                seeds = [
-                    report.summarise(report.score(*found[region], fit.unit), names)
-                    for fit in fits
-                    if region in (found := getattr(fit, kind))
+                pairs = [(getattr(fit, kind), fit.unit) for fit in fits]
+                scored = [
+                    report.score(found[region][0], found[region][1], unit)
+                    for found, unit in pairs
+                    if region in found
                 ]
+                seeds = [report.summarise(scores, names) for scores in scored]
                 if seeds:
                     entry[kind][region] = {"mean": _mean(seeds), "seeds": seeds}
         entry["band"] = _mean([fit.band for fit in fits])

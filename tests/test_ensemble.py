@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from safex.config import CalibrationConfig, EnsembleConfig
+from safex.models import novelty
 from safex.models.ensemble import deterministic_ensemble, probabilistic_ensemble
 from safex.models.networks import algebraic_swish, weight_prior
 from safex.models.training import split_rows
@@ -303,7 +304,9 @@ def test_a_fit_with_nothing_held_out_yet_still_learns(learned):
 
 
 def test_moments_are_those_of_the_members(learned, noisy):
-    state = noisy[0]._replace(scale=jnp.array([1.5, 4.0]))
+    # Without the second opinion on new inputs, which `test_novelty` is about.
+    nothing_new = novelty.init(2, 1, LEARNED.config.num_inducing)
+    state = noisy[0]._replace(scale=jnp.array([1.5, 4.0]), novelty=nothing_new)
     obs = FRESH.transitions.obs
     members = [
         jax.device_get(learned.member(state, obs, ACTION, index)) for index in range(3)

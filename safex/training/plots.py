@@ -436,8 +436,8 @@ def plot_uncertainty(
             look = {"color": (BLUE, ORANGE, GREEN, PURPLE)[index % 4]}
             label = name.replace("_", " ")
             left.plot(nominal, _finite(name, curve, nominal.shape), label=label, **look)
-            share = _finite(f"coverage[{name!r}]", coverage[name], (3,))
-            middle.bar(np.arange(3) + 0.25 * (index - 1), share, 0.22, **look)
+            inside = _finite(f"coverage[{name!r}]", coverage[name], (3,))
+            middle.bar(np.arange(3) + 0.25 * (index - 1), inside, 0.22, **look)
         for (name, values), colour in zip(rows.items(), (LIMIT, BLUE), strict=True):
             right.plot(
                 [np.median(away[members]) for members in bins],
