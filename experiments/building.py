@@ -115,7 +115,7 @@ def build_agent(config: ExperimentConfig, env: Any) -> MPCAgent:
             raise ConfigError(f"agent.{name} needs 1 or {size} entries, got {count}")
     steps = config.agent.episode_steps or config.train.num_rollout_steps
     rule = RULES[config.constraint.kind](config.constraint.settings)
-    model, planner = _model(config, env), _planner(config, env)
+    model, planner = build_model(config, env), _planner(config, env)
     if config.planner.kind != "OptimisticPessimistic":  # which samples nothing
         check_sampling_mode(model, config.planner.settings.sampling_mode)
     try:
@@ -139,7 +139,12 @@ def _planner(config: ExperimentConfig, env: Any) -> Planner:
     return PLANNERS[kind](config.horizon, **_fields(settings), **more)
 
 
-def _model(config: ExperimentConfig, env: Any) -> DynamicsModel:
+def build_model(config: ExperimentConfig, env: Any) -> DynamicsModel:
+    """The dynamics model that a configuration describes.
+
+    Raises:
+      ConfigError: something does not fit this system.
+    """
     kind, settings = config.model
     if kind == "TrueDynamics":
         return TrueDynamics(env)

@@ -68,7 +68,10 @@ def expand(config: ExperimentConfig) -> list[Point]:
         settings = dict(zip(grid, values, strict=True))
         changed = copy.deepcopy(plain)
         for name, value in settings.items():
-            _set(changed, name, value)
+            try:
+                set_field(changed, name, value)
+            except ConfigError as error:
+                raise ConfigError(f"job.grid: {error}") from error
         name = ",".join(f"{key}={_text(value)}" for key, value in settings.items())
         if name:
             # Runs of one group and job_type must differ by seed alone.
@@ -120,14 +123,18 @@ def _static_part(config: ExperimentConfig) -> str:
     return json.dumps(numbers, sort_keys=True)
 
 
-def _set(plain: dict[str, Any], full_name: str, value: Any) -> None:
-    """Sets an existing field of nested mappings by its full name."""
+def set_field(plain: dict[str, Any], full_name: str, value: Any) -> None:
+    """Sets an existing field of nested mappings by its full name.
+
+    Raises:
+      ConfigError: there is no such field; says which there are.
+    """
     node: Any = plain
     *sections, last = full_name.split(".")
     for section in [*sections, last]:
         if not isinstance(node, dict) or section not in node:
             known = node if isinstance(node, dict) else {}
-            raise ConfigError(f"job.grid: {unknown_key(full_name, section, known)}")
+            raise ConfigError(unknown_key(full_name, section, known))
         if section is not last:
             node = node[section]
     node[last] = value

@@ -821,23 +821,28 @@ class CalibrationConfig:
         target coverage).
       target_coverage: share of errors that the conformal band must hold, two-sided.
       min_scale: smallest scale allowed; 1 means that calibration may only widen.
-      max_scale: largest scale allowed.
+      max_scale: largest scale and largest stretch allowed.
       num_calibration_ps: CDF levels matched by `kuleshov`.
       num_test_alphas: candidate scales tried by `kuleshov`, evenly in (0, max_scale].
-      prequential: also calibrate on each new episode before it is learned, and take
-        the larger scale. A held-out part of old data says nothing of where the agent
-        goes next; the last episode's surprises do.
-      prequential_memory: share of an older surprise that is left after each fit.
+      num_inducing: size M of the smooth second opinion that tells new inputs from known
+        ones and widens the band at the new ones; 0 is off, all inputs count as new.
+      prequential: also calibrate on each new episode before it is learned: stretch what
+        is claimed of new inputs. A held-out part of old data says nothing of where the
+        agent goes next.
+      prequential_rate: by how much the logarithm of the stretch rises for an episode
+        that misses the band entirely; it falls by `1 - target_coverage` of that for one
+        that misses nowhere.
     """
 
     method: str = "conformal"
     target_coverage: float = 0.95
-    min_scale: float = 1.0
+    min_scale: float = 0.05
     max_scale: float = 10.0
     num_calibration_ps: int = 20
     num_test_alphas: int = 100
+    num_inducing: int = 64
     prequential: bool = True
-    prequential_memory: float = 0.7
+    prequential_rate: float = 3.0
 
     def __post_init__(self) -> None:
         """Refuses impossible settings.
@@ -858,10 +863,10 @@ class CalibrationConfig:
                 "min_scale must lie in [0, max_scale], got "
                 f"{self.min_scale} with max_scale {self.max_scale}"
             )
-        if not 0.0 <= self.prequential_memory <= 1.0:
-            raise ValueError(
-                f"prequential_memory must lie in [0, 1], got {self.prequential_memory}"
-            )
+        if self.max_scale < 1.0:
+            raise ValueError(f"max_scale must be >= 1, got {self.max_scale}")
+        require_positive(self, ("prequential_rate",))
+        require_at_least(0, self, ("num_inducing",))
         require_at_least(2, self, ("num_calibration_ps", "num_test_alphas"))
 
 

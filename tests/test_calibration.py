@@ -11,6 +11,7 @@ from safex.models.calibration import (
     conformal_scale,
     coverage,
     fit_scale,
+    fit_stretch,
     kuleshov_scale,
 )
 from safex.types import Prediction
@@ -78,7 +79,7 @@ def test_conformal_meets_the_target_on_fresh_data(rng, law):
         return error, ep, al
 
     error, ep, al = sample()
-    scale = np.asarray(conformal(error, ep, al, np.ones(rows, bool), target))
+    scale = np.asarray(conformal(error, ep, al, 0.0, np.ones(rows, bool), target))
     z = stats.norm.ppf(0.95)
     error, ep, al = sample()
     inside = np.abs(error) <= z * scale * np.hypot(ep, al)
@@ -108,7 +109,7 @@ def nine(target=0.8, epistemic=1.0, aleatoric=0.0, padding=0.0):
 
 def fit(config, error, epistemic, aleatoric, mask=VALID):
     """The one scale that a configured calibration finds."""
-    scale = fitted(config, error, Prediction(None, epistemic, aleatoric), mask)
+    scale = fitted(config, error, Prediction(None, epistemic, aleatoric), 0.0, mask)
     assert scale.shape == (1,)
     return float(scale[0])
 
@@ -119,7 +120,7 @@ def fit(config, error, epistemic, aleatoric, mask=VALID):
 @pytest.mark.parametrize(("ep", "al"), [(1.0, 0.0), (0.2, 3.0)])
 def test_conformal_takes_the_rank_by_hand(target, expected, ep, al):
     # rank = ceil(10 target); more than nine there are not.
-    scale = conformal(*nine(target, ep, al), VALID, target)
+    scale = conformal(*nine(target, ep, al), 0.0, VALID, target)
     assert_close(scale, np.array([expected]), rtol=1e-4)
 
 
@@ -156,21 +157,89 @@ def test_a_model_that_is_certain_gives_no_nan(config, size, expected):
 
 
 @pytest.mark.parametrize(
-    ("method", "noise"), [("conformal", 8.0), ("kuleshov", 4.0), ("none", 4.0)]
+    ("method", "scale", "epistemic", "noise"),
+    [
+        ("conformal", 2.0, 10.0, 8.0),  # sqrt(6^2 + 8^2)
+        ("kuleshov", 2.0, 10.0, 4.0),
+        ("none", 1.0, 3.0, 4.0),
+    ],
 )
-def test_conformal_scales_both_stds_and_kuleshov_the_epistemic_one(method, noise):
+def test_what_is_scaled_and_what_is_added(method, scale, epistemic, noise):
     applied = calibrated(
-        CalibrationConfig(method=method), Prediction(1.0, 3.0, 4.0), 2.0
+        CalibrationConfig(method=method), Prediction(1.0, 3.0, 4.0), scale, 8.0
     )
-    assert applied == Prediction(1.0, 6.0, noise)
+    assert applied == Prediction(1.0, epistemic, noise)
 
 
 def test_the_applied_scale_holds_the_errors_it_was_fitted_to():
     error, ep, al = nine(aleatoric=0.5)
     scale = fit(CONFORMAL, error, ep, al)
-    _, ep, al = calibrated(CONFORMAL, Prediction(0.0, ep, al), scale)
+    _, ep, al = calibrated(CONFORMAL, Prediction(0.0, ep, al), scale, 0.0)
     band = stats.norm.ppf(0.9) * np.hypot(ep, al)
     assert (np.abs(error) <= 1.0001 * band)[VALID].sum() == 8
+
+
+def test_the_scale_allows_for_what_is_added():
+    # The error that needs 8 without an addition needs sqrt(8^2 - 5^2) with one of 5,
+    # and the applied band holds as many errors as before.
+    error, ep, al = nine()
+    prediction = Prediction(0.0, ep, al)
+    scale = fitted(CONFORMAL, error, prediction, np.float32(5.0), VALID)
+    assert_close(scale, np.array([np.sqrt(39.0)]), rtol=1e-4)
+    _, ep, al = calibrated(CONFORMAL, prediction, scale, 5.0)
+    band = stats.norm.ppf(0.9) * np.hypot(ep, al)
+    assert (np.abs(error) <= 1.0001 * band)[VALID].sum() == 8
+
+
+STRETCH = CalibrationConfig(target_coverage=0.9, prequential_rate=2.0, max_scale=8.0)
+stretched = jax.jit(fit_stretch, static_argnums=0)
+
+
+def after_missing(share, stretch):
+    """The stretch after an episode of 20 rows that misses a share of them."""
+    missed = np.arange(20) < round(20 * share)
+    error = np.where(missed, 9.0, 1.0).astype(np.float32)[:, None]
+    one, zero = np.ones((20, 1), np.float32), np.zeros((20, 1), np.float32)
+    prediction = Prediction(zero, one, zero)
+    before = np.full(1, stretch, np.float32)
+    return float(stretched(STRETCH, before, error, prediction, np.ones(20, bool))[0])
+
+
+def test_the_stretch_moves_by_hand():
+    assert after_missing(0.5, 2.0) == pytest.approx(2.0 * np.exp(2.0 * 0.4), rel=1e-5)
+    assert after_missing(0.0, 2.0) == pytest.approx(2.0 * np.exp(-0.2), rel=1e-5)
+    assert after_missing(0.1, 2.0) == pytest.approx(2.0, rel=1e-5)  # as many as it may
+    assert after_missing(0.0, 1.0) == 1.0  # never below 1
+    nobody = stretched(
+        STRETCH,
+        np.full(1, 3.0, np.float32),
+        np.full((20, 1), 9.0, np.float32),
+        Prediction(np.zeros((20, 1)), np.ones((20, 1)), np.zeros((20, 1))),
+        np.zeros(20, bool),
+    )
+    assert nobody == 3.0
+
+
+@pytest.mark.parametrize("adversary", ["greedy", "patient", "random"])
+def test_no_adversary_breaks_the_bound_on_what_is_missed(adversary):
+    # All that is assumed: an episode under the largest stretch misses none too many.
+    rng = np.random.default_rng(0)
+    stretch, missed = 1.0, []
+    for episode in range(120):
+        most = 1.0 if stretch < STRETCH.max_scale else 0.1
+        share = {
+            "greedy": most,
+            "patient": 0.0 if episode % 3 else most,
+            "random": np.floor(20 * most * rng.uniform()) / 20,
+        }[adversary]
+        missed.append(share)
+        stretch = after_missing(share, stretch)
+    count = np.arange(1, 121)
+    excess = np.cumsum(missed) / count - 0.1
+    bound = (np.log(8.0) / 2.0 + 0.9) / count
+    assert np.all(excess <= bound + 1e-5)
+    if adversary == "greedy":
+        assert excess.max() > 0.5  # it does try
 
 
 def by_hand(keep=(True, True, True, True), beta=2.0):
@@ -214,8 +283,9 @@ def test_coverage_widens_the_epistemic_std_of_each_dimension_by_its_own_beta():
         ("target_coverage", 1.0),
         ("min_scale", -0.1),
         ("min_scale", 11.0),
-        ("prequential_memory", -0.1),
-        ("prequential_memory", 1.1),
+        ("max_scale", 0.9),
+        ("prequential_rate", 0.0),
+        ("num_inducing", -1),
         ("num_calibration_ps", 1),
         ("num_test_alphas", 1),
     ],

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from safex.config import CalibrationConfig, EnsembleConfig
+from safex.models import novelty
 from safex.models.ensemble import deterministic_ensemble, probabilistic_ensemble
 from safex.models.networks import algebraic_swish, weight_prior
 from safex.models.training import split_rows
@@ -30,7 +31,7 @@ SMALL = EnsembleConfig(
     patience=0,
 )
 LEARNED = probabilistic_ensemble(
-    2, 1, SMALL, CalibrationConfig(target_coverage=0.9, prequential_memory=0.7)
+    2, 1, SMALL, CalibrationConfig(target_coverage=0.9, prequential_rate=3.0)
 )
 FIXED = deterministic_ensemble(
     2,
@@ -303,7 +304,9 @@ def test_a_fit_with_nothing_held_out_yet_still_learns(learned):
 
 
 def test_moments_are_those_of_the_members(learned, noisy):
-    state = noisy[0]._replace(scale=jnp.array([1.5, 4.0]))
+    # Without the second opinion on new inputs, which `test_novelty` is about.
+    nothing_new = novelty.init(2, 1, LEARNED.config.num_inducing)
+    state = noisy[0]._replace(scale=jnp.array([1.5, 4.0]), novelty=nothing_new)
     obs = FRESH.transitions.obs
     members = [
         jax.device_get(learned.member(state, obs, ACTION, index)) for index in range(3)
@@ -373,29 +376,22 @@ def refit(model, state, jump):
     return full, *model.fit(SEED, state, full)
 
 
-def test_surprising_rows_widen_the_scale(learned, clean):
-    assert not clean[1]["calibration/prequential_scale"].any()  # nothing to confront
-    (_, _, usual), (data, state, surprised) = (
+def test_surprising_rows_stretch_their_own_dimension(learned, clean):
+    assert_close(clean[1]["calibration/stretch"], np.ones(2))  # nothing to confront
+    (_, _, usual), (_, _, surprised) = (
         refit(learned, clean[0], jump) for jump in (0.0, 0.1)
     )
-    for metrics in (usual, surprised):
-        parts = (
-            metrics[f"calibration/{of}_scale"] for of in ("prequential", "held_out")
-        )
-        assert_close(metrics["calibration/scale"], np.maximum(*parts))
-    before, after = (m["calibration/prequential_scale"] for m in (usual, surprised))
-    assert before[0] < 5.0
-    assert after[0] == 10.0
+    before, after = (m["calibration/stretch"] for m in (usual, surprised))
+    assert before[0] < 2.0
+    assert after[0] == pytest.approx(np.exp(3.0 * (1.0 - 0.1)), rel=1e-4)
     assert after[1] == before[1]
-    # Where nothing new surprises, the old surprise fades by the memory.
-    _, later = learned.fit(SEED, state, data)
-    assert_close(later["calibration/prequential_scale"], 0.7 * after)
+    # Rows held out decide the scale alone, surprised or not.
+    assert usual["calibration/scale"].shape == (2,)
 
 
 def test_without_prequential_calibration_nothing_surprises(fixed, fixed_clean):
     _, _, metrics = refit(fixed, fixed_clean[0], 0.1)
-    assert not metrics["calibration/prequential_scale"].any()
-    assert_close(metrics["calibration/scale"], metrics["calibration/held_out_scale"])
+    assert_close(metrics["calibration/stretch"], np.ones(2))
 
 
 def test_weights_have_a_prior_by_fan_in_and_biases_have_none():

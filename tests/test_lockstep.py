@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from safex.optimizers.constraint import FeasibleFirst
 
 from safex.agents import planners
 from safex.agents.mpc import MPCAgent

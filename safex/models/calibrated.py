@@ -1,7 +1,14 @@
 """The one class behind `DynamicsModel` for everything that is learned.
 
 A raw model learns from the rows it is given and says what it believes. Which rows it is
-given, and how far its stds can be trusted, is decided here, the same for all of them.
+given, and how far its stds can be trusted, is decided here, the same for all of them:
+
+    epistemic^2 = (scale epistemic_raw)^2 + (stretch novel)^2
+    aleatoric = scale aleatoric_raw
+
+`scale` is conformal: near the data, where nothing is novel, held-out rows decide how
+wide the band is. `novel` is what a second opinion adds where inputs are new, and the
+episodes that the model had not seen yet decide how far it is stretched.
 """
 
 import dataclasses
@@ -12,8 +19,10 @@ import jax.numpy as jnp
 
 from safex.config import CalibrationConfig, SplitConfig
 from safex.errors import SafexError
-from safex.models.calibration import calibrated, fit_scale
+from safex.models import novelty
+from safex.models.calibration import calibrated, fit_scale, fit_stretch
 from safex.models.normalizer import fit_normalizer
+from safex.models.novelty import NoveltyState
 from safex.models.training import Split, first_rows, split_rows
 from safex.types import Array, Dataset, Metrics, Prediction, PyTree
 
@@ -24,6 +33,11 @@ class RawModel(Protocol):
     @property
     def obs_dim(self) -> int:
         """D."""
+        ...
+
+    @property
+    def action_dim(self) -> int:
+        """A."""
         ...
 
     @property
@@ -69,14 +83,16 @@ class CalibratedState(NamedTuple):
 
     Attributes:
       base: state of the raw model.
+      novelty: the second opinion on new inputs.
       scale: `[D]` factor on the stds.
-      surprise: `[D]` scale that fresh episodes asked for, fading with time.
+      stretch: `[D]` factor on what is claimed of new inputs.
       size_seen: `[]` int32 rows that the last fit was given.
     """
 
     base: PyTree
+    novelty: NoveltyState
     scale: Array
-    surprise: Array
+    stretch: Array
     size_seen: Array
 
 
@@ -103,26 +119,33 @@ class CalibratedModel:
         """A raw model that has seen nothing, scale 1."""
         return CalibratedState(
             base=self.base.init(key),
+            novelty=novelty.init(
+                self.base.obs_dim, self.base.action_dim, self.config.num_inducing
+            ),
             scale=jnp.ones(self.base.obs_dim),
-            surprise=jnp.zeros(self.base.obs_dim),
+            stretch=jnp.ones(self.base.obs_dim),
             size_seen=jnp.zeros((), jnp.int32),
         )
 
     def predict(self, state: CalibratedState, obs: Array, action: Array) -> Prediction:
         """Calibrated moments, `[D], [A] -> Prediction`."""
-        prediction = self.base.moments(state.base, obs, action)
-        return calibrated(self.config, prediction, state.scale)
+        return self._calibrated(
+            state, obs, action, self.base.moments(state.base, obs, action)
+        )
 
     def member(
         self, state: CalibratedState, obs: Array, action: Array, index: Array
     ) -> Prediction:
         """One member's mean and noise, `[D], [A], [] -> Prediction`.
 
+        Its epistemic std is what the second opinion says against this member: 0 near
+        the data.
+
         Raises:
           SafexError: there are no members.
         """
         prediction = self._of_members().member(state.base, obs, action, index)
-        return calibrated(self.config, prediction, state.scale)
+        return self._calibrated(state, obs, action, prediction)
 
     def members(self, state: CalibratedState, obs: Array, action: Array) -> Prediction:
         """Every member on observations of its own, `[E, S, D], [A] -> [E, S, D]`.
@@ -131,7 +154,11 @@ class CalibratedModel:
           SafexError: there are no members.
         """
         prediction = self._of_members().members(state.base, obs, action)
-        return calibrated(self.config, prediction, state.scale)
+
+        def one(obs: Array, prediction: Prediction) -> Prediction:
+            return self._calibrated(state, obs, action, prediction)
+
+        return jax.vmap(jax.vmap(one))(obs, prediction)
 
     def select(self, state: CalibratedState, index: Array) -> CalibratedState:
         """The state of a model whose members are `index` `[G]`, for `members`.
@@ -149,19 +176,25 @@ class CalibratedModel:
         It does not recompile as the data grow. Rows held out by `split_rows` are never
         trained on.
         """
-        # An episode that stays where the model is good says nothing of elsewhere, so
-        # older surprises fade, they do not vanish.
-        fresh = self._prequential_scale(state, data)
-        surprise = jnp.maximum(fresh, self.config.prequential_memory * state.surprise)
+        stretch = self._stretch(state, data)
         split = self._split(data)
         # The first block to be held out comes late (row 20 at a share of 0.8); until
         # then the training rows stand in, since no rows at all would give NaN.
         stand_in = jnp.where(split.calibrate.any(), split.calibrate, split.train)
         split = split._replace(calibrate=stand_in)
         base, metrics = self.base.train(key, state.base, data, split)
-        error, prediction, mask = self._errors(base, data, split.calibrate)
-        held_out = fit_scale(self.config, error, prediction, mask)
-        scale = jnp.maximum(held_out, surprise)
+        opinion = state.novelty
+        if self._has_opinion:
+            opinion = novelty.fit(self.config.num_inducing, data, split.train)
+        state = CalibratedState(base, opinion, state.scale, stretch, data.size)
+        rows, mask = first_rows(split.calibrate, self.split.eval_batch_size)
+        obs, action, next_obs = _rows(data, rows)
+        prediction = jax.vmap(self.base.moments, (None, 0, 0))(base, obs, action)
+        error = next_obs - prediction.mean
+        novel = jax.vmap(self._novel_std, (None, 0, 0, 0))(
+            state, obs, action, prediction
+        )
+        scale = fit_scale(self.config, error, prediction, novel, mask)
         moved = data.transitions.next_obs - data.transitions.obs
         unit = fit_normalizer(moved, split.train).std
         metrics = {
@@ -169,11 +202,10 @@ class CalibratedModel:
             "held_out/rmse": jnp.sqrt(
                 jnp.mean((error / unit) ** 2, where=mask[:, None])
             ),
-            "calibration/held_out_scale": held_out,
-            "calibration/prequential_scale": surprise,
             "calibration/scale": scale,
+            "calibration/stretch": stretch,
         }
-        return CalibratedState(base, scale, surprise, data.size), metrics
+        return state._replace(scale=scale), metrics
 
     def test_rows(self, data: Dataset) -> Array:
         """`[capacity]` bool: rows that were neither trained nor calibrated on."""
@@ -183,36 +215,47 @@ class CalibratedModel:
         capacity = data.transitions.obs.shape[0]
         return split_rows(data.size, capacity, self.split.train_share)
 
-    def _errors(
-        self, base: PyTree, data: Dataset, selected: Array
-    ) -> tuple[Array, Prediction, Array]:
-        """Errors `[B, D]` and predictions of selected rows, and which rows count."""
-        rows, mask = first_rows(selected, self.split.eval_batch_size)
-        obs, action, next_obs = (
-            leaf[rows]
-            for leaf in (
-                data.transitions.obs,
-                data.transitions.action,
-                data.transitions.next_obs,
-            )
-        )
-        moments = jax.vmap(self.base.moments, (None, 0, 0))
-        prediction = moments(base, obs, action)
-        return next_obs - prediction.mean, prediction, mask
+    @property
+    def _has_opinion(self) -> bool:
+        return self.config.num_inducing > 0 and self.config.method != "none"
 
-    def _prequential_scale(self, state: CalibratedState, data: Dataset) -> Array:
-        """Scale that would have covered the rows this model has not seen yet."""
-        none = jnp.zeros(self.base.obs_dim)
+    def _calibrated(
+        self, state: CalibratedState, obs: Array, action: Array, prediction: Prediction
+    ) -> Prediction:
+        novel = self._novel_std(state, obs, action, prediction)
+        return calibrated(self.config, prediction, state.scale, novel)
+
+    def _novel_std(
+        self, state: CalibratedState, obs: Array, action: Array, prediction: Prediction
+    ) -> Array:
+        """What an input adds to the std by being new, stretched, `[D]`."""
+        stretch = jnp.minimum(state.stretch, self.config.max_scale)
+        if self._has_opinion:
+            return stretch * novelty.novel_std(state.novelty, obs, action, prediction)
+        # Without an opinion all inputs are as new as the spread of the members says.
+        return jnp.sqrt(jnp.maximum(stretch**2 - 1.0, 0.0)) * prediction.epistemic_std
+
+    def _stretch(self, state: CalibratedState, data: Dataset) -> Array:
+        """The stretch after the rows that this model has not seen yet."""
         if not self.config.prequential:
-            return none
+            return state.stretch
         row = jnp.arange(data.transitions.obs.shape[0])
         fresh = (row >= state.size_seen) & (row < data.size)
-        error, prediction, mask = self._errors(state.base, data, fresh)
-        scale = fit_scale(self.config, error, prediction, mask)
+        rows, mask = first_rows(fresh, self.split.eval_batch_size)
+        obs, action, next_obs = _rows(data, rows)
+        prediction = jax.vmap(self.predict, (None, 0, 0))(state, obs, action)
         # Before the first fit there is no model to be surprised.
-        return jnp.where(mask.any() & (state.size_seen > 0), scale, none)
+        mask = mask & (state.size_seen > 0)
+        error = next_obs - prediction.mean
+        return fit_stretch(self.config, state.stretch, error, prediction, mask)
 
     def _of_members(self) -> MemberModel:
         if not self.num_members:
             raise SafexError(f"a {type(self.base).__name__} has no members to ask")
         return cast(MemberModel, self.base)
+
+
+def _rows(data: Dataset, rows: Array) -> tuple[Array, Array, Array]:
+    """Observations, actions and next observations of some rows."""
+    transitions = data.transitions
+    return transitions.obs[rows], transitions.action[rows], transitions.next_obs[rows]

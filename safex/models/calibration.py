@@ -1,7 +1,8 @@
-"""Scales that make a model's stds mean what they say.
+"""Factors that make a model's stds mean what they say, one per output dimension.
 
-Each is one factor per output dimension. Kuleshov's is applied to the epistemic std
-alone, the conformal one to both stds.
+The scale is fitted to rows held out: Kuleshov's is applied to the epistemic std alone,
+the conformal one to both stds. The stretch is driven by the executed steps and applied
+to what is claimed of new inputs.
 """
 
 from typing import NamedTuple
@@ -21,19 +22,35 @@ _MIN_STD = 1e-8
 
 
 def calibrated(
-    config: CalibrationConfig, prediction: Prediction, scale: Array
+    config: CalibrationConfig,
+    prediction: Prediction,
+    scale: Array,
+    novel_std: Array,
 ) -> Prediction:
-    """The prediction with its stds scaled by `[D]` factors."""
+    """The prediction with its stds scaled by `[D]` factors and widened where new.
+
+    Args:
+      config: which calibration.
+      prediction: not yet scaled.
+      scale: `[D]` of the stds as they come.
+      novel_std: `[D]` std that an input adds by being new, in quadrature.
+    """
+    if config.method == "none":
+        return prediction
     noise_scale = scale if config.method == "conformal" else 1.0
     return Prediction(
         prediction.mean,
-        prediction.epistemic_std * scale,
+        jnp.sqrt((prediction.epistemic_std * scale) ** 2 + novel_std**2),
         prediction.aleatoric_std * noise_scale,
     )
 
 
 def fit_scale(
-    config: CalibrationConfig, error: Array, prediction: Prediction, mask: Array
+    config: CalibrationConfig,
+    error: Array,
+    prediction: Prediction,
+    novel_std: Array,
+    mask: Array,
 ) -> Array:
     """The scale `[D]` that held-out errors ask for.
 
@@ -41,6 +58,7 @@ def fit_scale(
       config: which calibration.
       error: `[B, D]` observed minus predicted mean.
       prediction: `[B, D]` leaves, not yet scaled.
+      novel_std: `[B, D]` std that is not scaled.
       mask: `[B]` bool, rows that count. Without any the scale is `min_scale` or 1,
         whichever is larger.
     """
@@ -52,17 +70,61 @@ def fit_scale(
         scale = kuleshov_scale(
             error,
             epistemic,
-            aleatoric,
+            jnp.sqrt(aleatoric**2 + novel_std**2),
             mask,
             candidates[1:],
             config.num_calibration_ps,
         )
     else:
         scale = conformal_scale(
-            error, epistemic, aleatoric, mask, config.target_coverage
+            error, epistemic, aleatoric, novel_std, mask, config.target_coverage
         )
     scale = jnp.where(mask.any(), scale, 1.0)
     return jnp.clip(scale, config.min_scale, config.max_scale)
+
+
+def fit_stretch(
+    config: CalibrationConfig,
+    stretch: Array,
+    error: Array,
+    prediction: Prediction,
+    mask: Array,
+) -> Array:
+    """The stretch `[D]` after an episode that the model had not seen.
+
+    Adaptive conformal inference, an episode at a time:
+
+        log stretch <- max(log stretch + rate (missed share - alpha), 0)
+
+    with alpha = 1 - target_coverage (Gibbs and Candes 2021, arXiv 2106.00170, Eq. 2; as
+    a quantile tracker Angelopoulos et al. 2023, arXiv 2307.16895, Eq. 4). Whatever the
+    data: if no episode under a stretch of at least `max_scale` misses more than alpha,
+    the missed share averaged over T episodes exceeds alpha by at most
+    `(log(max_scale) / rate + target_coverage) / T`. What is beyond `max_scale` only
+    remembers; it is not applied. A few rows that miss by chance move the stretch a
+    little, unlike a scale that would have covered them.
+
+    Args:
+      config: target and rate.
+      stretch: `[D]` under which the predictions were made.
+      error: `[B, D]` observed minus predicted mean.
+      prediction: `[B, D]` leaves, calibrated.
+      mask: `[B]` bool, rows that count; without any the stretch stays.
+    """
+    z = nominal_width(config.target_coverage)
+    sigma = jnp.sqrt(prediction.epistemic_std**2 + prediction.aleatoric_std**2)
+    missed = mask[:, None] & (jnp.abs(error) > z * sigma)
+    share = missed.sum(0) / jnp.maximum(mask.sum(), 1)
+    move = config.prequential_rate * (share - (1.0 - config.target_coverage))
+    # The bound never needs more than this; it only keeps the memory finite.
+    most = jnp.log(config.max_scale) + config.prequential_rate * config.target_coverage
+    moved = jnp.exp(jnp.clip(jnp.log(stretch) + move, 0.0, most))
+    return jnp.where(mask.any(), moved, stretch)
+
+
+def nominal_width(target_coverage: float) -> Array:
+    """Half-width, in stds, of the Gaussian band that holds a share of errors."""
+    return jax.scipy.stats.norm.ppf(0.5 + 0.5 * target_coverage)
 
 
 def kuleshov_scale(
@@ -108,13 +170,15 @@ def conformal_scale(
     error: Array,
     epistemic_std: Array,
     aleatoric_std: Array,
+    novel_std: Array,
     mask: Array,
     target_coverage: float,
 ) -> Array:
     """Scale of the total std whose band holds the target share of errors.
 
-    The `ceil((n + 1) target)`-th smallest of `|error| / (z sigma)`, `sigma` the total
-    std (split conformal prediction, Lei et al. 2018, Sec. 2.2; normalised scores), the
+    The `ceil((n + 1) target)`-th smallest of the scales that the errors need,
+    `sqrt((error / z)^2 - novel^2) / sigma`, `sigma` the total std but for the novel
+    part (split conformal prediction, Lei et al. 2018, Sec. 2.2; normalised scores), the
     largest when n is too small for the target. `z` is the Gaussian quantile of the
     target, so that 1 is right for a model that is Gaussian and already calibrated.
 
@@ -125,15 +189,17 @@ def conformal_scale(
       error: `[B, D]` observed minus predicted mean.
       epistemic_std: `[B, D]` unscaled.
       aleatoric_std: `[B, D]` unscaled.
+      novel_std: `[B, D]` that stays as it is.
       mask: `[B]` bool, rows that count.
       target_coverage: two-sided coverage in (0, 1).
 
     Returns:
       `[D]` scale per output dimension.
     """
-    z = jax.scipy.stats.norm.ppf(0.5 + 0.5 * target_coverage)
+    z = nominal_width(target_coverage)
     sigma = jnp.sqrt(epistemic_std**2 + aleatoric_std**2)
-    needed = jnp.abs(error) / (z * jnp.maximum(sigma, _MIN_STD))
+    unexplained = jnp.sqrt(jnp.maximum((error / z) ** 2 - novel_std**2, 0.0))
+    needed = unexplained / jnp.maximum(sigma, _MIN_STD)
     ascending = jnp.sort(jnp.where(mask[:, None], needed, jnp.inf), axis=0)
     count = mask.sum()
     rank = jnp.ceil((count + 1) * target_coverage).astype(jnp.int32)

@@ -12,6 +12,7 @@ from safex.training.plots.forecast import plot_forecast
 from safex.training.plots.learning import plot_learning
 from safex.training.plots.phase import plot_phase_portrait
 from safex.training.plots.prediction import plot_prediction
+from safex.training.plots.uncertainty import plot_uncertainty
 
 __all__ = [
     "plot_calibration",
@@ -20,4 +21,5 @@ __all__ = [
     "plot_learning",
     "plot_phase_portrait",
     "plot_prediction",
+    "plot_uncertainty",
 ]

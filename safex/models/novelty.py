@@ -1,0 +1,92 @@
+"""A second opinion on inputs that are new: how wrong may the model be there?
+
+An ensemble of networks is one way of extrapolating, five times over: beyond the data
+its members go wrong together, and their spread says little of it. A smooth Gaussian
+process on the same data extrapolates in another way, and knows where the data end. If
+it is right, the expected squared error of the model's mean is
+
+    E (f - mean)^2 = (mean_gp - mean)^2 + std_gp^2
+
+which is added to the spread of the members where an input is new, and only there: near
+the data held-out rows say better how large errors are.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from safex.models import sparse_gp
+from safex.models.normalizer import Normalizer, identity_normalizer
+from safex.models.sparse_gp import SparseGPState
+from safex.models.training import normalized
+from safex.types import Array, Dataset, Prediction
+
+# Share of the training inputs that count as known.
+_KNOWN_SHARE = 0.95
+
+
+class NoveltyState(NamedTuple):
+    """All that a fit changes.
+
+    Attributes:
+      process: the second opinion, in normalised units.
+      inputs: normalizer of `(obs, action)`.
+      targets: normalizer of `next_obs - obs`.
+      known: `[]` unknown share of the prior variance up to which an input is known.
+    """
+
+    process: SparseGPState
+    inputs: Normalizer
+    targets: Normalizer
+    known: Array
+
+
+def init(obs_dim: int, action_dim: int, num_inducing: int) -> NoveltyState:
+    """No opinion yet, nothing is new."""
+    num_inputs = obs_dim + action_dim
+    return NoveltyState(
+        process=sparse_gp.unfitted(num_inputs, obs_dim, num_inducing),
+        inputs=identity_normalizer(num_inputs),
+        targets=identity_normalizer(obs_dim),
+        known=jnp.ones(()),
+    )
+
+
+def fit(num_inducing: int, data: Dataset, train: Array) -> NoveltyState:
+    """Forms an opinion from the training rows.
+
+    Args:
+      num_inducing: M.
+      data: all experience.
+      train: `[capacity]` bool, rows that may be learned from.
+    """
+    rows = normalized(data, train)
+    process = sparse_gp.fit(num_inducing, rows.x, rows.y, train)
+    _, unknown = jax.vmap(sparse_gp.predict, (None, 0))(process, rows.x)
+    ascending = jnp.sort(jnp.where(train, unknown, jnp.inf))
+    rank = jnp.ceil(_KNOWN_SHARE * train.sum()).astype(jnp.int32) - 1
+    return NoveltyState(process, rows.inputs, rows.targets, ascending[rank])
+
+
+def novel_std(
+    state: NoveltyState, obs: Array, action: Array, prediction: Prediction
+) -> Array:
+    """`[D]` std of the model's error that the second opinion adds, 0 where known.
+
+    With u the unknown share of the prior variance and u_0 that of known inputs,
+    `(1 - u_0 / u)_+` of the variance counts, which grows without a jump.
+
+    Args:
+      state: the opinion.
+      obs: `[D]`.
+      action: `[A]`.
+      prediction: the model's own belief, uncalibrated.
+    """
+    x = state.inputs.normalize(jnp.concatenate([obs, action], axis=-1))
+    mean, unknown = sparse_gp.predict(state.process, x)
+    disagreement = obs + state.targets.denormalize(mean) - prediction.mean
+    process_var = (state.process.amplitude * state.targets.std) ** 2 * unknown
+    new = jnp.maximum(1.0 - state.known / jnp.maximum(unknown, 1e-12), 0.0)
+    var = prediction.epistemic_std**2 + disagreement**2 + process_var
+    return jnp.sqrt(new * var)

@@ -1,0 +1,205 @@
+"""A sparse Gaussian process in normalised units: a smooth function, and where it ends.
+
+Subset of regressors with the exact prior variance: the deterministic training
+conditional (Quinonero-Candela and Rasmussen 2005, Sec. 5), whose std goes back to the
+prior's away from the data. Inducing inputs are training inputs far from each other. All
+outputs share one squared-exponential kernel with a length scale for each input; it and
+the noise are found by marginal likelihood on those inputs, the amplitude of each output
+in closed form.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from safex.types import Array
+
+# Directions of the kernel matrix below this share of the largest are rounding in
+# float32; they are left out, and their variance stays with the prior.
+_RANK_TOLERANCE = 1e-5
+# Smallest noise variance, as a share of the signal's: below it float32 breaks down.
+_MIN_NOISE_SHARE = 1e-4
+# The prior of a log length scale, in stds of the input: lengths from 1 to 8 are likely.
+_LOG_LENGTH_MEAN, _LOG_LENGTH_STD = 1.0, 1.0
+# Training inputs on which the kernel is fitted, and steps of Adam for it.
+_NUM_EVIDENCE, _NUM_STEPS = 128, 100
+
+
+class SparseGPState(NamedTuple):
+    """A fitted process.
+
+    Attributes:
+      length: `[I]` length scale of each input.
+      inducing: `[M, I]` inducing inputs, divided by their length scales.
+      weights: `[M, D]` of the mean.
+      whiten: `[M, M]`; the share of the prior variance that the data explain at an
+        input with kernel vector k is `|k whiten|^2`.
+      amplitude: `[D]` prior std.
+    """
+
+    length: Array
+    inducing: Array
+    weights: Array
+    whiten: Array
+    amplitude: Array
+
+
+def unfitted(num_inputs: int, num_outputs: int, num_inducing: int) -> SparseGPState:
+    """A process that has seen nothing and claims nothing: mean 0, amplitude 0."""
+    return SparseGPState(
+        length=jnp.ones(num_inputs),
+        inducing=jnp.zeros((num_inducing, num_inputs)),
+        weights=jnp.zeros((num_inducing, num_outputs)),
+        whiten=jnp.zeros((num_inducing, num_inducing)),
+        amplitude=jnp.zeros(num_outputs),
+    )
+
+
+def predict(state: SparseGPState, x: Array) -> tuple[Array, Array]:
+    """Mean and unknown share of the prior variance, `[I] -> [D], []`.
+
+    The std of output d is `amplitude_d sqrt(share)`.
+    """
+    k = _kernel(x[None] / state.length, state.inducing)[0]
+    explained = jnp.sum((k @ state.whiten) ** 2)
+    return k @ state.weights, jnp.clip(1.0 - explained, 0.0, 1.0)
+
+
+def fit(num_inducing: int, x: Array, y: Array, mask: Array) -> SparseGPState:
+    """Fits kernel and weights.
+
+    Args:
+      num_inducing: M.
+      x: `[capacity, I]` normalised inputs.
+      y: `[capacity, D]` normalised targets.
+      mask: `[capacity]` bool, rows that count; at least one.
+    """
+    chosen = spread_rows(x, mask, max(num_inducing, _NUM_EVIDENCE))
+    evidence = chosen[:_NUM_EVIDENCE]
+    length, noise = _fit_kernel(x[evidence], y[evidence])
+    amplitude = _amplitude(length, noise, x[evidence], y[evidence])
+    inducing = x[chosen[:num_inducing]] / length
+    return condition(length, noise, amplitude, inducing, x, y, mask)
+
+
+def condition(
+    length: Array,
+    noise: Array,
+    amplitude: Array,
+    inducing: Array,
+    x: Array,
+    y: Array,
+    mask: Array,
+) -> SparseGPState:
+    """The process of a given kernel after seeing data.
+
+    Args:
+      length: `[I]` length scales.
+      noise: `[]` noise variance as a share of the prior variance.
+      amplitude: `[D]` prior std.
+      inducing: `[M, I]` inducing inputs, divided by their length scales.
+      x: `[capacity, I]`.
+      y: `[capacity, D]`.
+      mask: `[capacity]` bool, rows that count.
+    """
+    # Features whose inner products are the kernel, projected onto the inducing inputs.
+    values, vectors = jnp.linalg.eigh(_kernel(inducing, inducing))
+    kept = values > _RANK_TOLERANCE * values[-1]
+    root = jnp.where(kept, 1.0 / jnp.sqrt(jnp.where(kept, values, 1.0)), 0.0)
+    features = _kernel(x / length, inducing) @ (vectors * root)
+    features = jnp.where(mask[:, None], features, 0.0)
+    # Bayesian linear regression by QR: the normal equations square the condition.
+    size = inducing.shape[0]
+    stacked = jnp.concatenate([features / jnp.sqrt(noise), jnp.eye(size)])
+    q, r = jnp.linalg.qr(stacked)
+    targets = jnp.where(mask[:, None], y, 0.0) / jnp.sqrt(noise)
+    weights = jax.scipy.linalg.solve_triangular(r, q[: x.shape[0]].T @ targets)
+    # I - (r^T r)^-1 = V (1 - 1 / s^2) V^T is what the data take from the prior.
+    _, s, vt = jnp.linalg.svd(r)
+    taken = jnp.sqrt(jnp.maximum(1.0 - 1.0 / s**2, 0.0))
+    return SparseGPState(
+        length=length,
+        inducing=inducing,
+        weights=(vectors * root) @ weights,
+        whiten=(vectors * root) @ (taken[:, None] * vt).T,
+        amplitude=amplitude,
+    )
+
+
+def spread_rows(x: Array, mask: Array, count: int) -> Array:
+    """`[count]` rows far from each other: each the farthest from all before it.
+
+    Gonzalez 1985; when the rows run out the first is repeated.
+
+    Args:
+      x: `[capacity, I]`.
+      mask: `[capacity]` bool, rows that may be chosen.
+      count: how many.
+    """
+    first = jnp.argmax(mask)
+
+    def choose(carry: tuple[Array, Array], _: None) -> tuple[tuple, Array]:
+        row, distance = carry
+        to_row = jnp.sum((x - x[row]) ** 2, axis=1)
+        distance = jnp.minimum(distance, jnp.where(mask, to_row, 0.0))
+        farthest = jnp.where(distance.max() > 0, jnp.argmax(distance), first)
+        return (farthest, distance), row
+
+    start = (first, jnp.full(x.shape[0], jnp.inf))
+    _, rows = jax.lax.scan(choose, start, None, length=count)
+    return rows
+
+
+def _kernel(a: Array, b: Array) -> Array:
+    """`exp(-|a - b|^2 / 2)`, `[N, I], [M, I] -> [N, M]`, as one product."""
+    squares = jnp.sum(a**2, axis=1)[:, None] + jnp.sum(b**2, axis=1)
+    return jnp.exp(jnp.minimum(a @ b.T - 0.5 * squares, 0.0))
+
+
+def _cholesky(length: Array, noise: Array, x: Array) -> Array:
+    scaled = x / length
+    return jnp.linalg.cholesky(_kernel(scaled, scaled) + noise * jnp.eye(x.shape[0]))
+
+
+def _amplitude(length: Array, noise: Array, x: Array, y: Array) -> Array:
+    """`[D]` prior std of greatest likelihood, `sqrt(y^T K^-1 y / n)`, at least 1.
+
+    At least the std of the targets: a function is expected to vary elsewhere as much as
+    it was seen to vary here.
+    """
+    root = _cholesky(length, noise, x)
+    white = jax.scipy.linalg.solve_triangular(root, y, lower=True)
+    return jnp.maximum(jnp.sqrt(jnp.mean(white**2, axis=0)), 1.0)
+
+
+def _fit_kernel(x: Array, y: Array) -> tuple[Array, Array]:
+    """Length scales `[I]` and noise share `[]` by Adam on the marginal likelihood."""
+
+    def loss(params: tuple[Array, Array]) -> Array:
+        length, noise = jnp.exp(params[0]), _noise(params[1])
+        root = _cholesky(length, noise, x)
+        white = jax.scipy.linalg.solve_triangular(root, y, lower=True)
+        # With each output's amplitude at its best (profile likelihood).
+        fit = 0.5 * x.shape[0] * jnp.log(jnp.mean(white**2, axis=0) + 1e-12)
+        complexity = jnp.sum(jnp.log(jnp.diagonal(root)))
+        prior = 0.5 * ((params[0] - _LOG_LENGTH_MEAN) / _LOG_LENGTH_STD) ** 2
+        return jnp.sum(fit) + y.shape[1] * complexity + jnp.sum(prior)
+
+    start = (jnp.full(x.shape[1], _LOG_LENGTH_MEAN), jnp.log(1e-2))
+    optimizer = optax.adam(0.1)
+
+    def step(carry: tuple, _: None) -> tuple[tuple, None]:
+        params, opt_state = carry
+        updates, opt_state = optimizer.update(jax.grad(loss)(params), opt_state)
+        return (optax.apply_updates(params, updates), opt_state), None
+
+    (params, _), _ = jax.lax.scan(
+        step, (start, optimizer.init(start)), None, length=_NUM_STEPS
+    )
+    return jnp.exp(params[0]), _noise(params[1])
+
+
+def _noise(log_noise: Array) -> Array:
+    return _MIN_NOISE_SHARE + jnp.exp(log_noise)
