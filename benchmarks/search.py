@@ -59,11 +59,19 @@ COLLECTED = {"pendulum": 6, "cart-pole": 10}
 STEPS = TrainConfig().num_rollout_steps
 RANDOM_STEPS = TrainConfig().num_exploration_steps
 
-# As the launcher has it, and with a wide and a narrow half, for two budgets.
-_ICEM = {"num_elites": 10, "min_std": 0.02, "alpha": 0.1, "exponent": 2.0}
+# What all of iCEM have, as in the launcher.
+_ICEM: dict[str, Any] = {"init_std": 5.0, "min_std": 0.02, "exponent": 2.0}
 CONFIGS: dict[str, CEMConfig] = {
     "CEM": CEMConfig(num_iter=10, num_samples=500),
-    "iCEM": ICEMConfig(num_iter=4, num_samples=160, init_std=5.0, **_ICEM),
+    "iCEM": ICEMConfig(
+        num_iter=8,
+        num_samples=57,
+        num_elites=8,
+        population_decay=1.0,
+        std_spread=25.0,
+        **_ICEM,
+    ),
+    "iCEM, launcher": ICEMConfig(num_iter=4, num_samples=64, **_ICEM),
     "best known": CEMConfig(num_iter=10, num_samples=2000, num_elites=200),
 }
 BASELINE, REFERENCE = "CEM", "best known"
@@ -96,10 +104,7 @@ def optimizer(name: str, horizon: int) -> tuple[CEM | ICEM, int]:
     config = CONFIGS[name]
     fields = {**vars(config), "horizon": horizon}
     if isinstance(config, ICEMConfig):
-        drawn = sum(config.population(i) for i in range(config.num_iter))
-        # Kept elites are scored again only in the first iteration.
-        trajectories = drawn + config.num_kept
-        return ICEM(1, ICEMConfig(**fields), FeasibleFirst()), trajectories
+        return ICEM(1, ICEMConfig(**fields), FeasibleFirst()), config.num_scored
     trajectories = config.num_iter * config.num_samples
     return CEM(1, CEMConfig(**fields), FeasibleFirst()), trajectories
 
@@ -115,7 +120,7 @@ def agent_of(task: str, search: str) -> MPCAgent:
     return MPCAgent(env, model, Safe(horizon), optimizer(search, horizon)[0])
 
 
-# What follows is traced: functions of one seed, `(task, search, key, ...)`.
+# What follows is traced: functions of one seed, `(agent, key, ...)`.
 
 
 def roll(env: Any, key: Array, choose: Callable, start: PyTree, steps: int) -> Episode:
@@ -136,22 +141,20 @@ def roll(env: Any, key: Array, choose: Callable, start: PyTree, steps: int) -> E
     return jax.lax.scan(one, carry, jnp.arange(steps))[1]
 
 
-def random_phase(task: str, search: str, key: Array) -> Episode:
+def random_phase(agent: MPCAgent, key: Array) -> Episode:
     """Uniform actions."""
-    del search
-    env = system(task)
+    shape = (agent.env.action_dim,)
 
     def choose(key: Array, state: tuple, obs: Array) -> tuple[tuple, Array, Array]:
         del obs
-        action = jax.random.uniform(key, (env.action_dim,), minval=-1.0, maxval=1.0)
+        action = jax.random.uniform(key, shape, minval=-1.0, maxval=1.0)
         return state, action, jnp.ones((), bool)
 
-    return roll(env, key, choose, (), RANDOM_STEPS)
+    return roll(agent.env, key, choose, (), RANDOM_STEPS)
 
 
-def planned(task: str, search: str, key: Array, model_state: PyTree) -> Episode:
+def planned(agent: MPCAgent, key: Array, model_state: PyTree) -> Episode:
     """The real system under one search with one frozen model."""
-    agent = agent_of(task, search)
 
     def choose(key: Array, state: PyTree, obs: Array) -> tuple[PyTree, Array, Array]:
         state, action, metrics = agent.act(key, state, obs)
@@ -161,27 +164,22 @@ def planned(task: str, search: str, key: Array, model_state: PyTree) -> Episode:
     return roll(agent.env, key, choose, start, STEPS)
 
 
-def init(task: str, search: str, key: Array) -> PyTree:
+def init(agent: MPCAgent, key: Array) -> PyTree:
     """The state of a model that has seen nothing."""
-    return agent_of(task, search).model.init(key)
+    return agent.model.init(key)
 
 
-def fit(
-    task: str, search: str, key: Array, model_state: PyTree, data: Dataset
-) -> PyTree:
+def fit(agent: MPCAgent, key: Array, model_state: PyTree, data: Dataset) -> PyTree:
     """The model's next state."""
-    return agent_of(task, search).model.fit(key, model_state, data)[0]
+    return agent.model.fit(key, model_state, data)[0]
 
 
-def solve(
-    task: str, search: str, key: Array, model_state: PyTree, stretches: Array
-) -> Array:
+def solve(agent: MPCAgent, key: Array, model_state: PyTree, stretches: Array) -> Array:
     """Values `[P, L]` that a search finds along P stretches of L observations in a row.
 
     The first decision of each is cold, the others are warm; one without a feasible plan
     is worth -inf.
     """
-    agent = agent_of(task, search)
     start = agent.init(key)._replace(model_state=model_state)
 
     def decide(state: PyTree, arguments: tuple) -> tuple[PyTree, Array]:
@@ -205,7 +203,8 @@ def solve(
 @functools.cache
 def _program(layout: Lockstep, function: Callable, task: str, search: str) -> Callable:
     """A function of one seed as a compiled one of arrays `[rows, ...]`."""
-    return jax.jit(layout.over_seeds(functools.partial(function, task, search)))
+    agent = agent_of(task, search)
+    return jax.jit(layout.over_seeds(functools.partial(function, agent)))
 
 
 _fold_in_all = jax.jit(jax.vmap(jax.random.fold_in))
@@ -248,7 +247,7 @@ def learned(group: Group, collectors: Sequence[str], episodes: int) -> PyTree:
       episodes: how many.
     """
     model = group(init, BASELINE, 0)
-    phases = [group(random_phase, "", 1)]
+    phases = [group(random_phase, BASELINE, 1)]
     for episode in range(episodes + 1):
         data = _dataset(phases, RANDOM_STEPS + episodes * STEPS)
         model = group(fit, BASELINE, 2 + 2 * episode, model, data)
