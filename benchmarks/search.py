@@ -55,27 +55,28 @@ from safex.types import Array, Dataset, PyTree, Transition
 ROOT = Path(__file__).resolve().parents[1]
 HORIZONS = {"pendulum": 20, "cart-pole": 30}
 # Episodes that a model learns from, after 100 random steps; enough to solve the task.
-COLLECTED = {"pendulum": 6, "cart-pole": 10}
+COLLECTED = {"pendulum": 5, "cart-pole": 8}
 STEPS = TrainConfig().num_rollout_steps
 RANDOM_STEPS = TrainConfig().num_exploration_steps
 
 # What all of iCEM have, as in the launcher.
 _ICEM: dict[str, Any] = {"init_std": 5.0, "min_std": 0.02, "exponent": 2.0}
+_EVEN: dict[str, Any] = {
+    "num_iter": 8,
+    "num_samples": 57,
+    "num_elites": 8,
+    "population_decay": 1.0,
+}
 CONFIGS: dict[str, CEMConfig] = {
     "CEM": CEMConfig(num_iter=10, num_samples=500),
-    "iCEM": ICEMConfig(
-        num_iter=8,
-        num_samples=57,
-        num_elites=8,
-        population_decay=1.0,
-        std_spread=25.0,
-        **_ICEM,
-    ),
+    "iCEM": ICEMConfig(**_EVEN, **_ICEM),
+    "iCEM, spread": ICEMConfig(std_spread=25.0, **_EVEN, **_ICEM),
     "iCEM, launcher": ICEMConfig(num_iter=4, num_samples=64, **_ICEM),
     "best known": CEMConfig(num_iter=10, num_samples=2000, num_elites=200),
 }
 BASELINE, REFERENCE = "CEM", "best known"
 SEARCHES = [name for name in CONFIGS if name != REFERENCE]
+CONTESTANTS = ["CEM", "iCEM", "iCEM, spread"]
 # Decisions that warm a search up to the one that is judged.
 STRETCH = 4
 # How much worse still counts as equal, as a share of CEM's return.
@@ -501,20 +502,22 @@ def run(arguments: argparse.Namespace, results: Results) -> None:
     """Measures what is not there yet, group after group."""
     size = default_group_size(arguments.seeds)
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
-    # All tasks of some seeds first, so that a run that is stopped has whole pairs.
+    # All searches on some seeds first, so that a run that is stopped has whole pairs.
+    measured = []
     for first in range(0, len(seeds), size):
         for task in arguments.tasks:
             group = Group(task, seeds[first : first + size])
-            template = group(init, BASELINE, 0)
             model = saved(
                 arguments.out / f"{task}_{'_'.join(map(str, group.seeds))}.model",
-                template,
+                group(init, BASELINE, 0),
                 lambda group=group, task=task: learned(
                     group, arguments.collectors, COLLECTED[task]
                 ),
             )
             control(group, model, arguments.episodes, arguments.searches, results)
-            search_inside(group, model, arguments.points, arguments.searches, results)
+            measured.append((group, model))
+    for group, model in measured:
+        search_inside(group, model, arguments.points, arguments.searches, results)
 
 
 def main() -> None:
@@ -525,11 +528,15 @@ def main() -> None:
     # Not those that any setting was chosen on.
     parser.add_argument("--first-seed", type=int, default=100)
     parser.add_argument("--episodes", type=int, default=3, help="of each seed")
-    parser.add_argument("--points", type=int, default=8, help="stretches of each seed")
+    parser.add_argument("--points", type=int, default=6, help="stretches of each seed")
     parser.add_argument("--tasks", nargs="+", choices=HORIZONS, default=list(HORIZONS))
-    parser.add_argument("--searches", nargs="+", choices=SEARCHES, default=SEARCHES)
+    parser.add_argument("--searches", nargs="+", choices=SEARCHES, default=CONTESTANTS)
     parser.add_argument(
-        "--collectors", nargs="+", choices=SEARCHES, default=["iCEM"], help="in turn"
+        "--collectors",
+        nargs="+",
+        choices=SEARCHES,
+        default=["iCEM, launcher"],
+        help="in turn",
     )
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "search")
     arguments = parser.parse_args()
