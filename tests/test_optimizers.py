@@ -345,6 +345,7 @@ def test_icem_shrinks_its_population_and_keeps_elites(solvers):
     values, _ = recorded(solvers, icem_state(), FREE)
     # 80, 40, then not below twice the 8 elites; 4 kept elites join.
     assert [len(v) for v in values] == [84, 44, 24, 20]
+    assert sum(map(len, values)) == ICEM_CONFIG.num_scored
     for before, after in itertools.pairwise(values):
         kept = np.sort(before)[-4:]
         assert np.all(np.isin(kept, after))
@@ -372,6 +373,42 @@ def test_icem_tries_its_mean_in_the_last_iteration():
     _, plan, _ = solve(KEY, state, FREE, jnp.zeros(2))
     assert_close(plan.actions, TARGET, rtol=0.0, atol=0.0)
     assert plan.value == 0.0
+
+
+def first_values(**changes):
+    """Values of the first iteration's candidates around 0, in the order drawn."""
+    config = dataclasses.replace(ICEM_CONFIG, num_iter=2, init_std=0.1, **changes)
+    solve = compiled(ICEM(2, config, Recording()), pose)
+    Recording.log.clear()
+    solve(KEY, icem_state(), Problem(np.zeros((2, 2), np.float32)))
+    jax.effects_barrier()
+    values = [np.asarray(v) for v in Recording.log if len(v) > 2]
+    assert sum(map(len, values)) == config.num_scored
+    return values
+
+
+def test_icem_draws_its_first_candidates_at_widths_even_in_the_logarithm():
+    # Populations of one size are one loop; of different sizes, one each.
+    alike, spread = first_values(), first_values(std_spread=50.0, population_decay=1.0)
+    assert [len(v) for v in spread] == [84, 84]
+    ratio = np.sqrt(spread[0][:80] / alike[0][:80])
+    assert_close(ratio, np.geomspace(1.0, 0.02, 80, dtype=np.float32), rtol=1e-3)
+
+
+def test_icem_with_spread_widths_refines_a_good_start():
+    # Almost all candidates of a wide search are clipped; the narrow ones are not.
+    found = {}
+    for spread in (1.0, 50.0):
+        config = dataclasses.replace(
+            ICEM_CONFIG, num_iter=1, init_std=5.0, std_spread=spread
+        )
+        solve = compiled(ICEM(2, config, FeasibleFirst()), pose)
+        start = icem_state(mean=TARGET + 0.1, elites=TARGET + 0.1)
+        found[spread] = [
+            solve(key, start, FREE)[2]["value"][0] for key in jax.random.split(KEY, 8)
+        ]
+    assert np.median(found[1.0]) == pytest.approx(-0.04, abs=1e-6)  # the start itself
+    assert np.median(found[50.0]) > -0.02
 
 
 # MinMax.
@@ -698,6 +735,7 @@ def test_first_adversaries_are_at_corners():
         (ICEMConfig, "exponent", -0.5),
         (ICEMConfig, "keep_fraction", 1.5),
         (ICEMConfig, "population_decay", 0.9),
+        (ICEMConfig, "std_spread", 0.5),
         (MinMaxConfig, "mode", "median"),
         (MinMaxConfig, "horizon", 0),
         (MinMaxConfig, "iterations", 0),

@@ -4,11 +4,13 @@ Pinneri et al. 2020, arXiv 2008.06389.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from safex.config import ICEMConfig
 from safex.constraints.rule import Constraint
@@ -33,7 +35,8 @@ class ICEM:
     """CEM with the tricks of iCEM.
 
     Coloured noise, kept and shifted elites, a shrinking population, and the mean among
-    the last candidates.
+    the last candidates. Beyond the paper: first candidates of several widths, see
+    `ICEMConfig.std_spread`.
 
     Attributes:
       action_dim: A.
@@ -67,39 +70,57 @@ class ICEM:
         """Searches once; arguments and returns as `CEM.optimize`."""
         config = self.config
         shape = (config.horizon, self.action_dim)
-        mean = state.mean
-        std = jnp.full(shape, config.init_std)
-        incumbent = gaussian.no_incumbent(*shape, constraint)
-        kept = None
-        infos = []
         # One draw for all iterations: each draw costs most of a second to compile.
         populations = [config.population(i) for i in range(config.num_iter)]
         noise = gaussian.coloured_noise(
             key, config.exponent, (sum(populations), *shape)
         )
-        first = 0
-        for i, population in enumerate(populations):
-            samples = mean + std * noise[first : first + population]
-            first += population
-            if i == config.num_iter - 1:
-                samples = samples.at[0].set(mean)
-            samples = jnp.clip(samples, -1.0, 1.0)
-            if i == 0:
-                # Elites of the last decision are candidates of this iteration only.
-                samples = jnp.concatenate([samples, state.elites])
+        widths = np.geomspace(1.0, 1.0 / config.std_spread, populations[0])
+        noise = noise.at[: populations[0]].multiply(
+            jnp.asarray(widths, noise.dtype)[:, None, None]
+        )
+
+        def iterate(carry: tuple, inputs: tuple) -> tuple[tuple, Metrics]:
+            mean, std, kept, incumbent = carry
+            noise, is_last = inputs
+            samples = mean + std * noise
+            samples = samples.at[0].set(jnp.where(is_last, mean, samples[0]))
+            # Kept ones are scored again, so that no iteration is a special case: for
+            # the first they come from the decision before.
+            samples = jnp.concatenate([jnp.clip(samples, -1.0, 1.0), kept])
             candidates = gaussian.evaluate(objective, samples, self.num_devices)
-            if kept is not None:
-                candidates = gaussian.join(candidates, kept)
             candidates = gaussian.take(candidates, constraint.order(candidates.score))
-            elites = gaussian.take(candidates, jnp.arange(config.num_elites))
             mean, std = gaussian.refit(
-                mean, std, elites.actions, config.alpha, config.min_std
+                mean,
+                std,
+                candidates.actions[: config.num_elites],
+                config.alpha,
+                config.min_std,
             )
-            if config.num_kept:
-                kept = gaussian.take(elites, jnp.arange(config.num_kept))
             incumbent = gaussian.update_incumbent(incumbent, candidates, constraint)
-            infos.append(gaussian.search_info(incumbent, candidates, constraint))
+            info = gaussian.search_info(incumbent, candidates, constraint)
+            kept = candidates.actions[: config.num_kept]
+            return (mean, std, kept, incumbent), info
+
+        std = jnp.full(shape, config.init_std)
+        carry = (
+            state.mean,
+            std,
+            state.elites,
+            gaussian.no_incumbent(*shape, constraint),
+        )
+        infos = []
+        first, drawn = 0, 0
+        # Iterations of equal size are one loop: what is unrolled compiles each time.
+        for population, group in itertools.groupby(populations):
+            count = len(list(group))
+            block = noise[drawn : drawn + count * population]
+            block = block.reshape(count, population, *shape)
+            is_last = jnp.arange(first, first + count) == config.num_iter - 1
+            carry, info = jax.lax.scan(iterate, carry, (block, is_last))
+            infos.append(info)
+            first, drawn = first + count, drawn + count * population
+        mean, _, elites, incumbent = carry
         plan = gaussian.to_plan(incumbent, constraint)
-        elites_left = kept.actions if kept is not None else state.elites
-        info = jax.tree.map(lambda *leaves: jnp.stack(leaves), *infos)
-        return ICEMState(mean, elites_left), plan, info
+        info = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *infos)
+        return ICEMState(mean, elites), plan, info
