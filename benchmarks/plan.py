@@ -37,10 +37,11 @@ from experiments.runtime import set_up_jax
 from safex.agents import planners
 from safex.agents.mpc import MPCAgent
 from safex.config import CalibrationConfig, CEMConfig, EnsembleConfig, MinMaxConfig
+from safex.constraints.feasible_first import FeasibleFirst
+from safex.constraints.unconstrained import Unconstrained
 from safex.envs.pendulum import Pendulum
 from safex.models.ensemble import probabilistic_ensemble
 from safex.optimizers.cem import CEM
-from safex.optimizers.constraint import FeasibleFirst, Unconstrained
 from safex.optimizers.minmax import MinMax
 from safex.optimizers.spread import replicate
 from safex.types import Environment
@@ -95,7 +96,8 @@ def pets_agent(work: Work, activation: str, dtype: str, num_devices: int) -> MPC
             work.obs_dim, work.action_dim, ensemble, CalibrationConfig()
         ),
         planners.Nominal(work.horizon, "TSInf", work.particles),
-        CEM(work.action_dim, search, Unconstrained(), num_devices),
+        CEM(work.action_dim, search, num_devices),
+        Unconstrained(),
     )
 
 
@@ -107,7 +109,8 @@ def minmax_agent(num_devices: int) -> MPCAgent:
         env,
         probabilistic_ensemble(3, 1, EnsembleConfig(), CalibrationConfig()),
         planners.Pessimistic(search.horizon_x, noise_alpha=3.0),
-        MinMax(1, 3, search, FeasibleFirst(), num_devices),
+        MinMax(1, 3, search, num_devices),
+        FeasibleFirst(),
     )
 
 
