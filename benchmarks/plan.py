@@ -39,6 +39,8 @@ from experiments.runtime import set_up_jax
 from safex.agents import planners
 from safex.agents.mpc import MPCAgent
 from safex.config import CalibrationConfig, CEMConfig, EnsembleConfig, MinMaxConfig
+from safex.constraints.feasible_first import FeasibleFirst
+from safex.constraints.unconstrained import Unconstrained
 from safex.envs.pendulum import Pendulum
 from safex.models.ensemble import probabilistic_ensemble
 from safex.optimizers.cem import CEM
@@ -96,7 +98,8 @@ def pets_agent(work: Work, activation: str, dtype: str, num_devices: int) -> MPC
             work.obs_dim, work.action_dim, ensemble, CalibrationConfig()
         ),
         planners.Nominal(work.horizon, "TSInf", work.particles),
-        CEM(work.action_dim, search, Unconstrained(), num_devices),
+        CEM(work.action_dim, search, num_devices),
+        Unconstrained(),
     )
 
 
@@ -107,8 +110,9 @@ def minmax_agent(num_devices: int) -> MPCAgent:
     return MPCAgent(
         env,
         probabilistic_ensemble(3, 1, EnsembleConfig(), CalibrationConfig()),
-        planners.Pessimistic(search.horizon_x, noise_alpha=3.0),
-        MinMax(1, 3, search, FeasibleFirst(), num_devices),
+        planners.Pessimistic(search.horizon, noise_alpha=3.0),
+        MinMax(1, 3, search, num_devices),
+        FeasibleFirst(),
     )
 
 

@@ -15,6 +15,7 @@ class Sizes:
 
     obs_dim: int
     action_dim: int
+    num_constraints: int = 1
 
     def reward(self, obs: Array, action: Array, next_obs: Array) -> Array:
         """`-|next_obs|^2`."""
@@ -23,13 +24,13 @@ class Sizes:
 
     def cost(self, obs: Array, action: Array, next_obs: Array) -> Array:
         """None."""
-        del obs, action
-        return jnp.zeros_like(next_obs[0])
+        del obs, action, next_obs
+        return jnp.zeros(self.num_constraints)
 
     def margin(self, obs: Array, action: Array, next_obs: Array) -> Array:
-        """Always far from the limit."""
-        del obs, action
-        return -jnp.ones_like(next_obs[0])
+        """Always far from the limits."""
+        del obs, action, next_obs
+        return -jnp.ones(self.num_constraints)
 
     def project(self, obs: Array) -> Array:
         """Everything is possible."""
@@ -43,8 +44,9 @@ def random_data(key: Array, size: int, obs_dim: int, action_dim: int) -> Dataset
     action = jax.random.uniform(action_key, (size, action_dim), minval=-1.0)
     noise = 0.1 * jax.random.normal(noise_key, (size, obs_dim))
     none = jnp.zeros(size, bool)
-    zeros = jnp.zeros(size)
-    transitions = Transition(obs, action, zeros, zeros, 0.9 * obs + noise, none, none)
+    reward, cost = jnp.zeros(size), jnp.zeros((size, 1))
+    next_obs = 0.9 * obs + noise
+    transitions = Transition(obs, action, reward, cost, next_obs, none, none)
     return Dataset(transitions, jnp.asarray(size))
 
 

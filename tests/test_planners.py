@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from safex.optimizers.constraint import FeasibleFirst, Penalty
+from flax import struct
 
 from safex import rollout
 from safex.agents.mpc import MPCAgent
@@ -19,8 +19,13 @@ from safex.agents.planners import (
     Situation,
 )
 from safex.config import CEMConfig, MinMaxConfig, MPCConfig, ScheduleConfig
+from safex.constraints.feasible_first import FeasibleFirst
+from safex.constraints.penalty import Penalty
+from safex.constraints.rule import Rule
+from safex.models.true_dynamics import TrueDynamics
 from safex.optimizers.cem import CEM
 from safex.optimizers.minmax import MinMax
+from safex.types import Transition
 from tests.helpers import assert_close
 from tests.test_rollout import ACTIONS, AL, EP, MEAN_PATH, START, Drift, Line
 
@@ -29,11 +34,12 @@ jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_lev
 KEY = jax.random.key(0)
 H = len(ACTIONS)
 P = 16
-LINE = Line(limit=2.0)
+# The second limit is out of the mean path's reach.
+LINE = Line(2.0, 10.0)
 DRIFT = Drift()
 # Reward and cost of the mean path, as in test_rollout.
 MEAN_VALUE = (207.5 + 241.5 + 173.5) / 3.0
-MEAN_COST, MEAN_MARGIN = 4.0, 2.0
+MEAN_COST, MEAN_MARGIN = np.array([4.0, 0.0]), np.array([2.0, -6.5])
 
 
 def situation(pessimism=0.0, optimism=0.0):
@@ -46,7 +52,7 @@ def problem(planner, key=KEY, **widths):
 
 
 def particle_scores(key, mode="DIST"):
-    """Scores `[P]` of the particles a planner draws with a key."""
+    """Scores `[P]`, `[P, 2]` of the particles a planner draws with a key."""
     noise = rollout.draw_noise(key, mode, P, H, 2, DRIFT.num_members)
     transition = rollout.sampled_transition(DRIFT, 0.0, mode, LINE)
 
@@ -68,25 +74,25 @@ def test_without_noise_all_planners_score_the_mean_path(planner):
 def test_safe_averages_value_and_cost_over_the_same_particles():
     score = problem(Safe(H, "DIST", P))(ACTIONS)
     value, cost, margin = particle_scores(KEY)
-    assert np.ptp(cost) > 0.1
-    assert_close(tuple(score), (value.mean(), cost.mean(), margin.max()))
+    assert np.ptp(cost[:, 0]) > 0.1
+    assert_close(tuple(score), (value.mean(), cost.mean(0), margin.max(0)))
 
 
 def test_pestraj_takes_the_worst_of_particles_of_its_own():
     score = problem(PesTraj(H, "DIST", P))(ACTIONS)
     value_key, cost_key = jax.random.split(KEY)
     of_value, of_cost = particle_scores(value_key), particle_scores(cost_key)
-    expected = (of_value.value.mean(), of_cost.cost.max(), of_cost.margin.max())
+    expected = (of_value.value.mean(), of_cost.cost.max(0), of_cost.margin.max(0))
     assert_close(tuple(score), expected)
-    assert score.cost > of_cost.cost.mean()
-    assert score.cost != of_value.cost.max()
+    assert score.cost[0] > of_cost.cost[:, 0].mean()
+    assert score.cost[0] != of_value.cost[:, 0].max()
 
 
 def test_the_sampling_mode_reaches_the_rollouts():
     # Members of the stub land at their index, far below the mean path's reward.
     value, cost, _ = problem(Safe(H, "TS1", P))(ACTIONS)
     assert_close(
-        (value, cost), tuple(s.mean() for s in particle_scores(KEY, "TS1")[:2])
+        (value, cost), tuple(s.mean(0) for s in particle_scores(KEY, "TS1")[:2])
     )
 
 
@@ -100,7 +106,7 @@ def test_another_key_draws_other_particles():
 
 
 def attacked(planner, pessimism, decision=ACTIONS):
-    """Cost and margin `[4]` under the adversaries at the corners."""
+    """Cost and margin `[4, 2]` under the adversaries at the corners."""
     corners = jnp.array(list(itertools.product((-1.0, 1.0), repeat=2)))
     etas = jnp.broadcast_to(corners[:, None], (4, H, 2))
     game = problem(planner, pessimism=pessimism)
@@ -116,7 +122,8 @@ def test_pessimism_changes_the_attack_and_never_the_value():
 
 def test_without_width_or_noise_the_attack_is_the_nominal_rollout():
     cost, margin = attacked(Pessimistic(H, noise_alpha=0.0), 0.0)
-    assert_close((cost, margin), (np.full(4, MEAN_COST), np.full(4, MEAN_MARGIN)))
+    expected = np.tile(MEAN_COST, (4, 1)), np.tile(MEAN_MARGIN, (4, 1))
+    assert_close((cost, margin), expected)
 
 
 def test_attacked_cost_by_hand():
@@ -124,12 +131,15 @@ def test_attacked_cost_by_hand():
     cost, margin = attacked(Pessimistic(H, noise_alpha=3.0), 2.0)
     path = MEAN_PATH[:, 0] + 2.0 * EP[0] * np.arange(1, 4) + 3.0 * AL[0]
     excess = (path - 2.0).sum()
-    assert_close((cost.max(), margin.max()), (2.0 * excess, excess))
+    assert_close(cost.max(0), np.array([2.0 * excess, 0.0]))
+    assert_close(margin.max(0), np.array([excess, path.max() - 10.0]))
 
 
 def test_more_pessimism_never_promises_less_cost():
     planner = Pessimistic(H, noise_alpha=1.0)
-    worst = [attacked(planner, width)[0].max() for width in (0.0, 0.5, 1.0, 2.0, 4.0)]
+    worst = [
+        attacked(planner, width)[0][:, 0].max() for width in (0.0, 0.5, 1.0, 2.0, 4.0)
+    ]
     assert np.all(np.diff(worst) > 0.0)
 
 
@@ -138,7 +148,7 @@ def luck(eta, actions=ACTIONS):
     return jnp.concatenate([eta, actions], axis=1)
 
 
-OPTIMISTIC = OptimisticPessimistic(obs_dim=2, noise_alpha=3.0)
+OPTIMISTIC = OptimisticPessimistic(horizon=H, obs_dim=2, noise_alpha=3.0)
 
 
 def test_optimist_acts_with_the_actions_alone():
@@ -153,8 +163,8 @@ def test_optimist_hopes_for_the_value_and_leaves_the_cost_to_the_adversary():
     for eta, sign in (([1.0, 1.0], 1), ([-1.0, 1.0], -1)):
         score = nominal(luck(eta))
         assert sign * (score.value - plain.value) > 1.0
-        assert score.cost == 0.0
-        assert score.margin == -np.inf
+        np.testing.assert_array_equal(score.cost, np.zeros(2))
+        np.testing.assert_array_equal(score.margin, np.full(2, -np.inf))
     # By 2 ep a step: the reward is 100 obs + next_obs.
     step = 2.0 * EP[0]
     gained = (100.0 * step * (0 + 1 + 2) + step * (1 + 2 + 3)) / 3.0
@@ -191,7 +201,7 @@ class Hill(Line):
         return next_obs[0]
 
 
-HILL = Hill(limit=3.0)
+HILL = Hill(3.0)
 CONFIG = MPCConfig(
     beta=(0.5, 1.0),
     pes_alpha=1.0,
@@ -212,6 +222,21 @@ SEARCH = MinMaxConfig(
 )
 
 
+class Counting(FeasibleFirst):
+    """Feasible first, whose state adds up what the episodes cost past the budget."""
+
+    def init(self, num_constraints):
+        return jnp.zeros(num_constraints)
+
+    def update(self, state, cost_return, cost_budget):
+        return state + cost_return - cost_budget
+
+
+def transition(cost, obs=START, action=ACTIONS[0]):
+    cost, no = jnp.asarray(cost, jnp.float32), jnp.zeros((), bool)
+    return Transition(obs, action, jnp.zeros(()), cost, obs, no, no)
+
+
 class Compiled:
     """An agent with its act compiled."""
 
@@ -229,17 +254,17 @@ class Compiled:
 @pytest.fixture(scope="module")
 def minmax():
     """The optimist; without optimism it plans as the pessimist does."""
-    optimizer = MinMax(3, 2, SEARCH, FeasibleFirst())
-    planner = OptimisticPessimistic(obs_dim=2, noise_alpha=0.0)
-    return Compiled(MPCAgent(HILL, Learner(), planner, optimizer, CONFIG))
+    planner = OptimisticPessimistic(horizon=H, obs_dim=2, noise_alpha=0.0)
+    search, rule = MinMax(3, 2, SEARCH), Counting()
+    return Compiled(MPCAgent(HILL, Learner(), planner, search, rule, CONFIG))
 
 
 @pytest.fixture(scope="module")
 def reckless():
     """Plans for the value alone, in effect, so that plan and backup differ."""
     config = CEMConfig(horizon=H, num_iter=3, num_elites=5, num_samples=50)
-    optimizer = CEM(1, config, Penalty(lmbda=1e-4))
-    return Compiled(MPCAgent(HILL, Learner(), Safe(H), optimizer, CONFIG))
+    search, rule = CEM(1, config), Penalty(lmbda=1e-4)
+    return Compiled(MPCAgent(HILL, Learner(), Safe(H), search, rule, CONFIG))
 
 
 def test_more_pessimism_acts_with_more_care(minmax):
@@ -271,8 +296,10 @@ def test_a_decision_reports_its_belief_and_its_plan(minmax):
     assert_close(metrics["prediction/mean"], belief.mean)
     assert_close(metrics["prediction/epistemic_std"], EP)
     assert_close(metrics["prediction/aleatoric_std"], AL)
-    assert metrics["plan/cost"] <= 1e-5
-    assert metrics["plan/margin"] <= 1e-5
+    assert metrics["plan/cost"].shape == metrics["plan/margin"].shape == (1,)
+    assert metrics["plan/cost"][0] <= 1e-5
+    assert metrics["plan/margin"][0] <= 1e-5
+    assert metrics["plan/threshold"] == [0.0]
     assert 2.0 < metrics["plan/value"] < 3.5
 
 
@@ -288,6 +315,7 @@ def test_nothing_recompiles_as_pessimism_and_episodes_go_on(minmax):
         state = agent.begin_episode(KEY, state)
         for _ in range(2):
             state, _, _ = minmax.act(KEY, state, START)
+            state = agent.observe(state, transition(cost=[1.0]))
         state, _ = agent.update(KEY, state, None)
         assert state.episode == episode + 1
     assert minmax.act._cache_size() == 1
@@ -337,9 +365,149 @@ def test_band_holds_all_constant_adversaries(minmax):
     )
 
 
+# The budget of an episode.
+
+
+def test_the_threshold_is_the_share_of_what_the_budget_has_left():
+    config = MPCConfig(cost_budget=(10.0, 0.0), episode_steps=20)
+    planner = Safe(horizon=5)
+    agent = MPCAgent(LINE, Learner(), planner, CEM(1, SMALL), FeasibleFirst(), config)
+    state = agent.init(KEY)
+    assert_close(agent.constraint(state).threshold, np.array([10 * 5 / 20, 0.0]))
+    state = agent.observe(agent.observe(state, transition([3.0, 0.0])), LATE)
+    assert state.steps == 2
+    assert_close(state.spent, np.array([4.0, 0.5]))
+    assert_close(agent.constraint(state).threshold, np.array([6 * 5 / 18, 0.0]))
+    # What is overspent is not owed, and at the end all that is left may be spent.
+    assert not agent.constraint(state._replace(spent=jnp.full(2, 11.0))).threshold.any()
+    for steps in (15, 19, 20, 25):
+        late = state._replace(steps=jnp.int32(steps))
+        assert_close(agent.constraint(late).threshold, np.array([6.0, 0.0]))
+    state = agent.begin_episode(KEY, state)
+    assert state.steps == 0
+    assert not state.spent.any()
+
+
+SMALL = CEMConfig(horizon=5, num_iter=2, num_elites=4, num_samples=16)
+LATE = transition([1.0, 0.5])
+
+
+def test_one_number_is_the_budget_of_every_constraint():
+    config = MPCConfig(cost_budget=(7.0,))
+    agent = MPCAgent(LINE, Learner(), Safe(H), CEM(1, SMALL), Rule(), config)
+    assert_close(agent.cost_budget, np.array([7.0, 7.0]))
+
+
+def test_the_rule_learns_from_planned_episodes_alone(minmax):
+    agent = minmax.agent
+    state = agent.observe(minmax.state, transition([5.0]))
+    state, _ = agent.update(KEY, state, None)
+    assert_close(state.rule_state, np.zeros(1))  # the random phase
+    for episode in (1, 2):
+        state = agent.begin_episode(KEY, state)
+        for _ in range(3):
+            state = agent.observe(state, transition([0.5]))
+        state, _ = agent.update(KEY, state, None)
+        assert_close(state.rule_state, np.full(1, 1.5 * episode))
+
+
+class Toll(struct.PyTreeNode):
+    """Every unit of cost buys a unit of reward; nothing else does.
+
+    The action is the cost of the step, 0 where negative; the second constraint is never
+    touched. The observation is how many steps were taken.
+    """
+
+    obs_dim = action_dim = 1
+    num_constraints = 2
+    noise_std = np.zeros(1, np.float32)
+
+    def dynamics(self, obs, action):
+        return obs + 1.0
+
+    def reward(self, obs, action, next_obs):
+        return jnp.clip(action[0], 0.0, 1.0)
+
+    def cost(self, obs, action, next_obs):
+        return jnp.stack([jnp.clip(action[0], 0.0, 1.0), jnp.zeros(())])
+
+    def margin(self, obs, action, next_obs):
+        return jnp.stack([action[0], -jnp.ones(())])
+
+    def project(self, obs):
+        return obs
+
+
+@pytest.fixture(scope="module")
+def toll():
+    """A whole episode of 30 steps at a traced budget, `cost [30]`, `threshold [30]`."""
+    # Enough search to come close to the optimum: only then is a budget used up.
+    search = CEMConfig(
+        horizon=3, num_iter=10, num_elites=20, num_samples=200, min_std=0.01
+    )
+    config = MPCConfig(episode_steps=30)
+
+    @dataclasses.dataclass(frozen=True)
+    class Budgeted(MPCAgent):
+        budget: jax.Array = None
+
+        @property
+        def cost_budget(self):
+            return self.budget
+
+    @jit
+    def run(budget, key):
+        env = Toll()
+        parts = env, TrueDynamics(env), Safe(3), CEM(1, search), FeasibleFirst()
+        agent = Budgeted(*parts, config, budget=budget)
+
+        def advance(carry, key):
+            state, obs = carry
+            state, action, info = agent.act(key, state, obs)
+            cost = env.cost(obs, action, obs)
+            state = agent.observe(state, transition(cost, obs, action))
+            return (state, obs + 1.0), (cost[0], info["plan/threshold"][0])
+
+        start = (agent.init(key), jnp.zeros(1))
+        return jax.lax.scan(advance, start, jax.random.split(key, 30))[1]
+
+    return lambda d: jax.device_get(run(jnp.array([d, 0.0]), jax.random.key(3)))
+
+
+@pytest.mark.parametrize("budget", [1.0, 6.0, 15.0])
+def test_an_episode_spends_its_budget_and_never_more(toll, budget):
+    cost, threshold = toll(budget)
+    # A cost may pass its threshold by the tolerance of the rule, at every step.
+    assert cost.sum() <= budget + 30 * 1e-5
+    assert cost.sum() >= 0.93 * budget
+    # Every decision keeps to its share: neither all at once nor only at the end.
+    assert np.all(cost <= threshold + 2e-5)
+    assert 0.3 < cost[:15].sum() / budget < 0.8
+
+
+def test_an_episode_without_a_budget_spends_nothing(toll):
+    cost, threshold = toll(0.0)
+    assert not threshold.any()
+    assert cost.sum() <= 30 * 1e-5
+
+
+def test_a_budget_for_everything_forbids_nothing(toll):
+    cost, _ = toll(30.0)
+    assert cost.sum() > 27.0
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("beta", ()), ("beta", (1.0, -1.0)), ("pes_alpha", -1.0), ("opt_alpha", -0.1)],
+    [
+        ("beta", ()),
+        ("beta", (1.0, -1.0)),
+        ("pes_alpha", -1.0),
+        ("opt_alpha", -0.1),
+        ("cost_budget", ()),
+        ("cost_budget", (1.0, -1.0)),
+        ("cost_budget", (float("nan"),)),
+        ("episode_steps", 0),
+    ],
 )
 def test_impossible_settings_name_the_field(field, value):
     with pytest.raises(ValueError, match=field):
