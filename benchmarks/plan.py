@@ -21,7 +21,6 @@ import jax.numpy as jnp
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from safex.optimizers.constraint import FeasibleFirst, Unconstrained
 
 from benchmarks.measuring import (
     Peer,
