@@ -34,9 +34,9 @@ from experiments.runtime import set_up_jax
 from safex.config import CalibrationConfig
 
 OBS_DIM, ACTION_DIM, DATA = 3, 1, 2000
-SHORT = {"num_training_steps": 1}
+SHORT: dict[str, Any] = {"num_training_steps": 1}
 # Rows kept by the process: all that 2500 rows leave to train on, and a part of them.
-PROCESSES = {
+PROCESSES: dict[str, dict[str, Any]] = {
     "GaussianProcess, 2000 rows": {"max_data": DATA},
     "GaussianProcess, farthest 300": {"max_data": 300, "subset": "farthest"},
 }

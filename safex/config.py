@@ -684,7 +684,7 @@ class FSVGDConfig(EnsembleConfig):
     weight_decay: float = 0.0
     num_measurements: int = 32
     measurement_margin: float = 0.5
-    prior_lengthscale: float = 1.0
+    prior_lengthscale: float = 0.5
     prior_std: float = 1.0
     prior_weight: float = 1.0
     prior_jitter: float = 1e-2

@@ -143,7 +143,7 @@ def test_repulsion_is_not_inert():
     assert repelled[1] > 1.5 * plain[1], (plain, repelled)
     # At the data the likelihood decides: below the noise, and no worse a fit.
     assert repelled[0] < 0.5 * NOISE, (plain, repelled)
-    assert repelled[2] < 0.5 * NOISE, (plain, repelled)
+    assert repelled[2] < 0.6 * NOISE, (plain, repelled)
 
 
 def test_one_particle_without_a_prior_is_maximum_likelihood():
