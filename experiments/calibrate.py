@@ -91,7 +91,7 @@ class Fit(NamedTuple):
 
 
 def load_episodes(folder: Path) -> list[list[Rows]]:
-    """Episodes of each seed of a run.
+    """Episodes of each seed of a run, as many as the shortest has.
 
     Raises:
       SystemExit: there are none.
@@ -103,7 +103,8 @@ def load_episodes(folder: Path) -> list[list[Rows]]:
         seeds.append([Rows(r.obs, r.action, r.next_obs) for r in records])
     if not seeds or min(len(seed) for seed in seeds) < 2:
         sys.exit(f"safex: {folder} holds no seed_*/episodes with two episodes or more")
-    return seeds
+    common = min(len(seed) for seed in seeds)
+    return [seed[:common] for seed in seeds]
 
 
 def collect_random(key: Array, env: Environment, num_episodes: int) -> list[Rows]:
