@@ -84,7 +84,7 @@ class Fit(NamedTuple):
 
 
 def load_episodes(folder: Path) -> list[list[Rows]]:
-    """Episodes of each seed of a run.
+    """Episodes of each seed of a run, as many as the shortest has.
 
     Raises:
       ConfigError: there are none.
@@ -96,7 +96,8 @@ def load_episodes(folder: Path) -> list[list[Rows]]:
         seeds.append([Rows(r.obs, r.action, r.next_obs) for r in records])
     if not seeds or min(len(seed) for seed in seeds) < 2:
         raise ConfigError(f"{folder} holds no seed_*/episodes of two episodes or more")
-    return seeds
+    common = min(len(seed) for seed in seeds)
+    return [seed[:common] for seed in seeds]
 
 
 def collect_random(key: Array, env: Environment, num_episodes: int) -> list[Rows]:

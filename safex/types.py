@@ -221,7 +221,7 @@ class DynamicsModel(Protocol):
     def member(
         self, state: PyTree, obs: Array, action: Array, index: Array
     ) -> Prediction:
-        """The same from one member; its epistemic std is 0 where inputs are known."""
+        """The same from one member alone; its epistemic std is 0 on known inputs."""
         ...
 
     def members(self, state: PyTree, obs: Array, action: Array) -> Prediction:

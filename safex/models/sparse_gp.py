@@ -164,14 +164,10 @@ def _cholesky(length: Array, noise: Array, x: Array) -> Array:
 
 
 def _amplitude(length: Array, noise: Array, x: Array, y: Array) -> Array:
-    """`[D]` prior std of greatest likelihood, `sqrt(y^T K^-1 y / n)`, at least 1.
-
-    At least the std of the targets: a function is expected to vary elsewhere as much as
-    it was seen to vary here.
-    """
+    """`[D]` prior std of greatest likelihood, `sqrt(y^T K^-1 y / n)`."""
     root = _cholesky(length, noise, x)
     white = jax.scipy.linalg.solve_triangular(root, y, lower=True)
-    return jnp.maximum(jnp.sqrt(jnp.mean(white**2, axis=0)), 1.0)
+    return jnp.sqrt(jnp.mean(white**2, axis=0) + 1e-12)
 
 
 def _fit_kernel(x: Array, y: Array) -> tuple[Array, Array]:
