@@ -274,7 +274,7 @@ def _dataset(phases: Sequence[Episode], capacity: int) -> Dataset:
 
     transitions = jax.tree.map(join, *(phase.transitions for phase in phases))
     count, size = transitions.obs.shape[0], sum(p.feasible.shape[1] for p in phases)
-    return Dataset(transitions, np.full(count, size, np.int32))
+    return Dataset(transitions, jnp.full(count, size, jnp.int32))
 
 
 def saved(path: Path, template: PyTree, make: Callable[[], PyTree]) -> PyTree:
@@ -315,31 +315,30 @@ class Results:
 
 
 def control(
-    group: Group, model: PyTree, episodes: int, searches: Sequence[str], out: Results
+    group: Group, model: PyTree, episode: int, searches: Sequence[str], out: Results
 ) -> None:
-    """Every search in turn controls the same episodes."""
-    for episode in range(episodes):
-        for search in searches:
-            key = {"task": group.task, "episode": episode, "search": search}
-            if all(out.of(kind="control", seed=s, **key) for s in group.seeds):
-                continue
-            start = time.perf_counter()
-            got = group(planned, search, 1000 + episode, model)
-            seconds = (time.perf_counter() - start) / (STEPS * len(group.seeds))
-            # A step violates where any constraint does.
-            costs = got.transitions.cost.reshape(len(group.seeds), STEPS, -1)
-            for index, seed in enumerate(group.seeds):
-                out.add(
-                    kind="control",
-                    seed=seed,
-                    **key,
-                    ret=float(got.transitions.reward[index].sum()),
-                    violations=int((costs[index] > 0).any(-1).sum()),
-                    infeasible=int((~got.feasible[index]).sum()),
-                    seconds=seconds,
-                    obs=got.transitions.obs[index].round(6).tolist(),
-                )
-                print(*key.values(), seed, out.lines[-1]["ret"], flush=True)
+    """Every search in turn controls the same episode."""
+    for search in searches:
+        key = {"task": group.task, "episode": episode, "search": search}
+        if all(out.of(kind="control", seed=seed, **key) for seed in group.seeds):
+            continue
+        start = time.perf_counter()
+        got = group(planned, search, 1000 + episode, model)
+        seconds = (time.perf_counter() - start) / (STEPS * len(group.seeds))
+        # A step violates where any constraint does.
+        costs = got.transitions.cost.reshape(len(group.seeds), STEPS, -1)
+        for index, seed in enumerate(group.seeds):
+            out.add(
+                kind="control",
+                seed=seed,
+                **key,
+                ret=float(got.transitions.reward[index].sum()),
+                violations=int((costs[index] > 0).any(-1).sum()),
+                infeasible=int((~got.feasible[index]).sum()),
+                seconds=seconds,
+                obs=got.transitions.obs[index].round(6).tolist(),
+            )
+            print(*key.values(), seed, out.lines[-1]["ret"], flush=True)
 
 
 def search_inside(
@@ -350,15 +349,13 @@ def search_inside(
         return
     first = np.linspace(0, STEPS - STRETCH, points).astype(int)
     windows = first[:, None] + np.arange(STRETCH)
-    stretches = []
+    parts = []
     for seed in group.seeds:
         lines = out.of(kind="control", task=group.task, seed=seed, episode=0)
         # A part of the path of every search, so that none is at home.
         paths = np.array([line["obs"] for line in lines], np.float32)
-        stretches.append(
-            paths[np.arange(points) % len(paths)][np.arange(points)[:, None], windows]
-        )
-    stretches = np.stack(stretches)
+        parts.append(paths[(np.arange(points) % len(paths))[:, None], windows])
+    stretches = np.stack(parts)
     ends = stretches[:, :, [0, -1]]
     found = {s: group(solve, s, 2000, model, stretches)[..., [0, -1]] for s in searches}
     # Both ends are cold for the reference.
@@ -505,22 +502,28 @@ def run(arguments: argparse.Namespace, results: Results) -> None:
     """Measures what is not there yet, group after group."""
     size = default_group_size(arguments.seeds)
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
-    # All searches on some seeds first, so that a run that is stopped has whole pairs.
-    measured = []
-    for first in range(0, len(seeds), size):
-        for task in arguments.tasks:
-            group = Group(task, seeds[first : first + size])
-            model = saved(
-                arguments.out / f"{task}_{'_'.join(map(str, group.seeds))}.model",
-                group(init, BASELINE, 0),
-                lambda group=group, task=task: learned(
-                    group, arguments.collectors, COLLECTED[task]
-                ),
+    groups = [
+        Group(task, seeds[first : first + size])
+        for first in range(0, len(seeds), size)
+        for task in arguments.tasks
+    ]
+
+    def model_of(group: Group) -> PyTree:
+        name = f"{group.task}_{'_'.join(map(str, group.seeds))}.model"
+        return saved(
+            arguments.out / name,
+            group(init, BASELINE, 0),
+            lambda: learned(group, arguments.collectors, COLLECTED[group.task]),
+        )
+
+    # All seeds before the next episode, so that a run that is stopped has many seeds.
+    for episode in range(arguments.episodes):
+        for group in groups:
+            control(group, model_of(group), episode, arguments.searches, results)
+        for group in groups if episode == 0 else []:
+            search_inside(
+                group, model_of(group), arguments.points, arguments.searches, results
             )
-            control(group, model, arguments.episodes, arguments.searches, results)
-            measured.append((group, model))
-    for group, model in measured:
-        search_inside(group, model, arguments.points, arguments.searches, results)
 
 
 def main() -> None:
