@@ -170,7 +170,7 @@ def test_episodes_records_and_rows(finished):
 
 def test_the_agent_is_asked_when_it_should_be(finished, shared):
     (folder, _), (trainer, _, _) = finished, shared
-    template = trainer._init(jax.random.key(0))
+    template = trainer._traced(()).init(jax.random.key(0))
     state, episode = load_checkpoint(folder / "checkpoints", template, "f", print)
     assert episode == 2
     counts = state.agent

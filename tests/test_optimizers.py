@@ -378,9 +378,9 @@ def test_icem_tries_its_mean_in_the_last_iteration():
 def first_values(**changes):
     """Values of the first iteration's candidates around 0, in the order drawn."""
     config = dataclasses.replace(ICEM_CONFIG, num_iter=2, init_std=0.1, **changes)
-    solve = compiled(ICEM(2, config, Recording()), pose)
+    solve = compiled(ICEM(2, config), pose, Recording())
     Recording.log.clear()
-    solve(KEY, icem_state(), Problem(np.zeros((2, 2), np.float32)))
+    solve(KEY, icem_state(), Problem(np.zeros((2, 2), np.float32)), jnp.zeros(2))
     jax.effects_barrier()
     values = [np.asarray(v) for v in Recording.log if len(v) > 2]
     assert sum(map(len, values)) == config.num_scored
@@ -402,10 +402,11 @@ def test_icem_with_spread_widths_refines_a_good_start():
         config = dataclasses.replace(
             ICEM_CONFIG, num_iter=1, init_std=5.0, std_spread=spread
         )
-        solve = compiled(ICEM(2, config, FeasibleFirst()), pose)
+        solve = compiled(ICEM(2, config), pose, FeasibleFirst())
         start = icem_state(mean=TARGET + 0.1, elites=TARGET + 0.1)
         found[spread] = [
-            solve(key, start, FREE)[2]["value"][0] for key in jax.random.split(KEY, 8)
+            solve(key, start, FREE, jnp.zeros(2))[2]["value"][0]
+            for key in jax.random.split(KEY, 8)
         ]
     assert np.median(found[1.0]) == pytest.approx(-0.04, abs=1e-6)  # the start itself
     assert np.median(found[50.0]) > -0.02

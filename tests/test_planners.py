@@ -9,7 +9,7 @@ import pytest
 from flax import struct
 
 from safex import rollout
-from safex.agents.mpc import MPCAgent
+from safex.agents.mpc import MPCAgent, Widths
 from safex.agents.planners import (
     Nominal,
     OptimisticPessimistic,
@@ -207,6 +207,7 @@ CONFIG = MPCConfig(
     pes_alpha=1.0,
     opt_alpha=0.5,
     pes_schedule=ScheduleConfig(kind="linear", final=3.0, num_episodes=2),
+    episode_steps=20,
 )
 
 
@@ -393,9 +394,11 @@ LATE = transition([1.0, 0.5])
 
 
 def test_one_number_is_the_budget_of_every_constraint():
-    config = MPCConfig(cost_budget=(7.0,))
+    config = MPCConfig(cost_budget=(7.0,), episode_steps=20)
     agent = MPCAgent(LINE, Learner(), Safe(H), CEM(1, SMALL), Rule(), config)
-    assert_close(agent.cost_budget, np.array([7.0, 7.0]))
+    assert_close(Widths.of(config, LINE).cost_budget, np.array([7.0, 7.0]))
+    state = agent.init(KEY)._replace(steps=jnp.int32(config.episode_steps))
+    assert_close(agent.constraint(state).threshold, np.array([7.0, 7.0]))
 
 
 def test_the_rule_learns_from_planned_episodes_alone(minmax):
@@ -447,19 +450,12 @@ def toll():
     )
     config = MPCConfig(episode_steps=30)
 
-    @dataclasses.dataclass(frozen=True)
-    class Budgeted(MPCAgent):
-        budget: jax.Array = None
-
-        @property
-        def cost_budget(self):
-            return self.budget
-
     @jit
     def run(budget, key):
         env = Toll()
         parts = env, TrueDynamics(env), Safe(3), CEM(1, search), FeasibleFirst()
-        agent = Budgeted(*parts, config, budget=budget)
+        widths = Widths.of(config, env)._replace(cost_budget=budget)
+        agent = MPCAgent(*parts, config, widths)
 
         def advance(carry, key):
             state, obs = carry

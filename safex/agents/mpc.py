@@ -377,9 +377,9 @@ class MPCAgent:
         pessimism, optimism = self._scheduled(episode)
         metrics = {f"model/{name}": value for name, value in metrics.items()}
         metrics |= {"agent/pessimism": pessimism, "agent/optimism": optimism}
-        if rule_state:
-            named = rule_state._asdict().items()
-            metrics |= {f"rule/{name}": value for name, value in named}
+        for path, value in jax.tree_util.tree_leaves_with_path(rule_state):
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            metrics[f"rule/{name or 'state'}"] = value
         state = state._replace(
             model_state=model_state,
             pessimism=pessimism,
