@@ -27,9 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.measuring import describe_machine
 from benchmarks.search import CONTESTANTS, HORIZONS, SEARCHES, agent_of, optimizer
 from experiments.runtime import set_up_jax
-from safex.config import (
-    TrainConfig,
-)
+from safex.config import TrainConfig
 from safex.training.account import load_record
 from safex.training.lockstep import default_group_size
 from safex.training.loggers import LocalLogger
