@@ -236,7 +236,7 @@ def test_a_learning_agent_in_lockstep_matches_the_same_agent_alone(tmp_path):
     assert learner._programs[Lockstep.of(1)].plan._cache_size() == 1
     template = jax.tree.map(
         lambda leaf: np.zeros(leaf.shape, leaf.dtype),
-        jax.eval_shape(learner._init, jax.random.key(0)),
+        jax.eval_shape(learner._traced(()).init, jax.random.key(0)),
     )
     states = [
         load_checkpoint(

@@ -272,6 +272,8 @@ class Trainer:
                 def function(traced: PyTree, *arguments: Any) -> Any:
                     return getattr(self._traced(traced), name)(*arguments)
 
+                # The name is what a profile and the compilation cache call it.
+                function.__name__ = f"_{name}"
                 donated = () if donate is None else (donate,)
                 return jax.jit(layout.over_seeds(function), donate_argnums=donated)
 
