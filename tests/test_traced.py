@@ -11,39 +11,59 @@ import pytest
 from experiments.grid import rebuild, traced_of
 from safex.agents import planners
 from safex.agents.mpc import MPCAgent
-from safex.config import CalibrationConfig, EnsembleConfig, MinMaxConfig, TrainConfig
+from safex.config import MinMaxConfig, TrainConfig
 from safex.constraints.feasible_first import FeasibleFirst
 from safex.envs.pendulum import Pendulum
-from safex.models.ensemble import probabilistic_ensemble
+from safex.errors import CheckpointError
+from safex.models.true_dynamics import TrueDynamics
 from safex.optimizers.minmax import MinMax
 from safex.training.account import load_record
+from safex.types import Prediction
 from tests.test_configuration import read
 from tests.test_loop import make_trainer, seed_run
 
 # What one program is asked to do three times: other masses, limits, widths, budgets.
 OVERRIDES = (
     (),
-    ("env.mass=2", "env.speed_threshold=1", "agent.cost_budget=7"),
+    ("env.mass=2", "env.speed_threshold=0.2", "agent.cost_budget=7"),
     ("agent.pes_alpha=0.5", "agent.beta=[1,2,3]", "planner.noise_alpha=0"),
 )
 TRAIN = TrainConfig(
     num_model_updates=1,
-    num_rollout_steps=10,
+    num_rollout_steps=5,
     num_exploration_steps=50,
     val_buffer_size=8,
 )
+# The least search that plays the whole game.
+SEARCH = MinMaxConfig(
+    iterations=1,
+    horizon=3,
+    num_iter_x=1,
+    num_iter_y=1,
+    num_samples_x=8,
+    num_samples_y=6,
+    corners=False,
+    verify=False,
+)
+
+
+class Doubtful(TrueDynamics):
+    """The true system, of which everything is in doubt, and all rows are tests."""
+
+    def predict(self, state, obs, action):
+        mean = super().predict(state, obs, action).mean
+        return Prediction(mean + 0.1, jnp.full(3, 0.05), jnp.full(3, 0.01))
+
+    def test_rows(self, data):
+        return jnp.arange(data.transitions.reward.size) < data.size
 
 
 def build(env, noise_alpha=3.0):
-    model = EnsembleConfig(features=(8,), num_training_steps=20, eval_frequency=10)
-    search = MinMaxConfig(
-        iterations=1, horizon=3, num_samples_x=8, num_samples_y=6, verify=False
-    )
     return MPCAgent(
         env,
-        probabilistic_ensemble(3, 1, model, CalibrationConfig()),
+        Doubtful(env),
         planners.Pessimistic(3, noise_alpha=noise_alpha),
-        MinMax(1, 3, search),
+        MinMax(1, 3, SEARCH),
         FeasibleFirst(),
     )
 
@@ -73,31 +93,29 @@ def records(folder):
 
 def test_the_numbers_are_those_of_the_configurations(points):
     second, third = points[1], points[2]
-    assert (second.env.params.mass, second.env.params.speed_threshold) == (2.0, 1.0)
+    assert second.env.params.mass == 2.0
     np.testing.assert_array_equal(second.widths.cost_budget, [7.0])
     np.testing.assert_array_equal(third.widths.beta, [1.0, 2.0, 3.0])
     assert (third.widths.pes_alpha, third.noise_alpha) == (0.5, 0.0)
 
 
-def test_each_run_is_as_if_it_had_its_numbers_compiled_in(together, points, tmp_path):
+def test_a_run_is_as_if_it_had_its_numbers_compiled_in(together, points, tmp_path):
     folder, _ = together
-    for i, traced in enumerate(points):
-        agent = dataclasses.replace(
-            build(traced.env, noise_alpha=float(traced.noise_alpha)),
-            widths=traced.widths,
-        )
-        alone = make_trainer(agent, traced.env, config=TRAIN)
-        alone.train([seed_run(tmp_path / str(i), 3)])
-        pairs = zip(records(folder / str(i)), records(tmp_path / str(i)), strict=True)
-        for one, other in pairs:
-            for name, value in one._asdict().items():
+    traced = points[1]
+    agent = dataclasses.replace(
+        build(traced.env, noise_alpha=float(traced.noise_alpha)), widths=traced.widths
+    )
+    make_trainer(agent, traced.env, config=TRAIN).train([seed_run(tmp_path, 3)])
+    for one, other in zip(records(folder / "1"), records(tmp_path), strict=True):
+        for name, value in one._asdict().items():
+            if value is not None:
                 # Rounding alone tells an argument from a constant.
                 np.testing.assert_allclose(
-                    value, getattr(other, name), rtol=2e-2, atol=2e-3, err_msg=name
+                    value, getattr(other, name), rtol=1e-3, atol=1e-3, err_msg=name
                 )
 
 
-def test_the_runs_differ_as_their_numbers_do(together, points):
+def test_the_runs_differ_as_their_numbers_do(together):
     folder, _ = together
     plain, heavy, narrow = (records(folder / str(i)) for i in range(3))
     # The same key, so the same random actions; but another mass.
@@ -106,15 +124,13 @@ def test_the_runs_differ_as_their_numbers_do(together, points):
     # The limit is each run's own, in the account and in what it wrote down.
     assert plain[0].cost.sum() == 0
     np.testing.assert_allclose(
-        heavy[0].margin[:, 0], np.abs(heavy[0].next_obs[:, 2]) - 1.0, atol=1e-5
+        heavy[0].margin[:, 0], np.abs(heavy[0].next_obs[:, 2]) - 0.2, atol=1e-5
     )
     assert heavy[0].cost.sum() > 0
     lines = (folder / "1" / "violations.jsonl").read_text().splitlines()
-    assert {tuple(json.loads(line)["limits"]) for line in lines} == {(1.0,)}
-    # A narrower adversary predicts no more excess than a wider one.
-    assert np.any(plain[1].predicted_cost != narrow[1].predicted_cost) or np.any(
-        plain[1].action != narrow[1].action
-    )
+    limits = {limit for line in lines for limit in json.loads(line)["limits"]}
+    assert limits == {pytest.approx(0.2)}
+    assert np.any(plain[1].action != narrow[1].action)
 
 
 def test_coverage_counts_each_runs_own_band(together):
@@ -123,13 +139,18 @@ def test_coverage_counts_each_runs_own_band(together):
         json.loads((folder / str(i) / "metrics.jsonl").read_text().splitlines()[-1])
         for i in range(3)
     ]
+    # An error of 0.1 against stds of 0.05: beta 1 holds it at 2, beta 2 and 3 at 1.
     level = "coverage/out_of_distribution/1"
-    assert rows[2][level] >= rows[0][level]
+    assert (rows[0][level], rows[2][level]) == (0.0, pytest.approx(2 / 3))
 
 
 def test_nothing_compiles_for_another_point(together, points, tmp_path):
     _, trainer = together
-    other = jax.tree.map(lambda leaf: jnp.asarray(leaf) * 1.25, points[0])
+
+    def more(leaf):
+        return (1.25 * leaf).astype(leaf.dtype)
+
+    other = jax.tree.map(more, points[0])
     (programs,) = trainer._programs.values()
     before = programs.plan._cache_size(), programs.learn._cache_size()
     trainer.train(
@@ -141,7 +162,7 @@ def test_nothing_compiles_for_another_point(together, points, tmp_path):
 def test_a_resumed_point_needs_its_own_fingerprint(together, points):
     folder, trainer = together
     run = seed_run(folder / "1", 3, 1, points[1])._replace(fingerprint="other")
-    with pytest.raises(Exception, match="another configuration"):
+    with pytest.raises(CheckpointError, match="can be used"):
         trainer.train([run])
 
 
