@@ -362,8 +362,8 @@ def _run(arguments: argparse.Namespace) -> None:
     out.mkdir(parents=True, exist_ok=True)
     runs = []
     for seed, episodes in enumerate(seeds):
-        key = jax.random.fold_in(root, 1000 + seed)
-        far = collect_far(jax.random.fold_in(key, 1), env)
+        key, far_key = jax.random.split(jax.random.fold_in(root, 1000 + seed))
+        far = collect_far(far_key, env)
         imagine = not arguments.no_imagination
         runs.append(replay(key, env, model, episodes, far, imagine))
         print(f"seed {seed}: {len(episodes)} fits", flush=True)

@@ -13,7 +13,9 @@ from safex import rollout
 from safex.agents.mpc import BUDGET_SWITCH, NO_FEASIBLE_PLAN, MPCAgent
 from safex.agents.planners import Pessimistic, Safe, Situation
 from safex.config import (
+    CalibrationConfig,
     CEMConfig,
+    EnsembleConfig,
     ICEMConfig,
     MinMaxConfig,
     MPCConfig,
@@ -23,6 +25,8 @@ from safex.config import (
 from safex.constraints.dual_ascent import DualAscent
 from safex.constraints.feasible_first import FeasibleFirst
 from safex.constraints.unconstrained import Unconstrained
+from safex.envs.pendulum import Pendulum
+from safex.models.ensemble import probabilistic_ensemble
 from safex.models.true_dynamics import TrueDynamics
 from safex.optimizers import gaussian
 from safex.optimizers.cem import CEM
@@ -491,3 +495,16 @@ def test_a_record_without_a_ledger_is_read_and_counted(tmp_path):
 def test_impossible_settings_name_the_field(config, field, value):
     with pytest.raises(ValueError, match=field):
         config(**{field: value})
+
+
+@pytest.mark.parametrize("mode", ["TS1", "TSInf", "DIST"])
+def test_a_learned_model_can_be_asked_beyond_the_plan(mode):
+    # Behind the plan every particle has an action of its own.
+    env = Pendulum.from_config()
+    model = probabilistic_ensemble(
+        3, 1, EnsembleConfig(features=(4,)), CalibrationConfig()
+    )
+    planner = Safe(3, mode, 5, terminal=TerminalConfig(steps=2))
+    agent = MPCAgent(env, model, planner, CEM(1, CEMConfig(horizon=3)), FeasibleFirst())
+    shapes = jax.eval_shape(agent.pose, jax.random.key(0))
+    assert shapes.spent.shape == (1,)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from safex.config import CalibrationConfig, SplitConfig
-from safex.models import novelty
+from safex.models import calibration, novelty
 from safex.models.calibrated import CalibratedModel
 from safex.types import Dataset, Prediction, Transition
 from tests.helpers import assert_close
@@ -186,3 +186,21 @@ def test_without_members_there_is_nothing_to_ask():
     model = CalibratedModel(Overconfident(), CONFIG)
     with pytest.raises(Exception, match="no members"):
         model.member(fitted()[2], jnp.zeros(2), jnp.zeros(1), 0)
+
+
+def test_an_adversary_can_climb_along_the_band():
+    # At known inputs nothing is novel, and the root of 0 has an infinite slope.
+    _, predict, state, _ = fitted()
+
+    def width(obs):
+        return predict(state, obs, jnp.zeros((2, 1))).epistemic_std.sum()
+
+    slopes = jax.grad(width)(jnp.array([[0.1, 0.1], [2.5, 0.0]]))
+    assert np.all(np.isfinite(slopes))
+    assert np.any(slopes[1] != 0.0)
+
+
+def test_the_root_has_a_slope_of_zero_at_zero():
+    x = jnp.array([0.0, 4.0, 1e-30])
+    assert_close(calibration.safe_sqrt(x), jnp.sqrt(x))
+    assert_close(jax.vmap(jax.grad(calibration.safe_sqrt))(x[:2]), jnp.array([0, 0.25]))

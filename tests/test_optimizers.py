@@ -763,3 +763,31 @@ def test_impossible_settings_name_the_field(config, field, value):
 def test_a_horizon_must_be_positive_for_both_players():
     with pytest.raises(ValueError, match="horizon must be >= 1"):
         MinMaxConfig(horizon=0)
+
+
+def test_a_rollout_that_diverges_is_not_safe():
+    # A cost that counts margins above 0 takes NaN for 0; the margin does not.
+    def nominal(x):
+        return Score(-jnp.sum(x**2), jnp.zeros(1), -jnp.ones(1))
+
+    def attacked(x, y):
+        diverges = x[0, 0] > 0.0
+        return jnp.zeros(1), jnp.where(diverges, jnp.nan, -1.0) * jnp.ones(1)
+
+    optimizer = MinMax(1, 1, MinMaxConfig(horizon=2, iterations=1))
+    constraint = constrain(FeasibleFirst())
+    _, plan, _ = jit(
+        lambda key, state: optimizer.optimize(
+            key, state, Game(nominal, attacked), constraint
+        )
+    )(KEY, optimizer.init(KEY))
+    assert plan.feasible
+    assert plan.actions[0, 0] <= 0.0
+    assert plan.margin == -1.0
+    scores = jax.vmap(lambda x: Score(x.sum(), jnp.zeros(1), x.reshape(1)))
+    candidates = gaussian.evaluate(
+        lambda x: jax.tree.map(lambda leaf: leaf[0], scores(x)),
+        jnp.array([[[jnp.nan]], [[1.0]]]),
+    )
+    assert candidates.score.cost[0, 0] == np.inf
+    assert candidates.score.cost[1, 0] == 0.0

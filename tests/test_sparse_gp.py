@@ -77,13 +77,29 @@ def test_rows_that_do_not_count_change_nothing(data):
 def test_rows_are_chosen_one_by_one_the_farthest_first(data):
     x, _ = data
     allowed = np.arange(20) >= 3
-    rows = spread_rows(x, allowed, 19).tolist()
+    rows, new = (leaf.tolist() for leaf in spread_rows(x, allowed, 19))
     chosen = [3]
     while len(chosen) < 17:
         distance = np.linalg.norm(x[:, None] - x[chosen], axis=-1).min(1)
         chosen.append(int(np.argmax(np.where(allowed, distance, -1.0))))
     assert rows[:17] == chosen
     assert rows[17:] == [3, 3]  # there are no more
+    assert new == 17 * [True] + 2 * [False]
+
+
+def test_a_repeated_row_is_no_further_evidence(data):
+    x, y = (jnp.asarray(leaf) for leaf in data)
+    padded = jnp.concatenate([jnp.arange(20), jnp.zeros(108, int)])
+    counts = jnp.arange(128) < 20
+    alone = x, y, jnp.ones(20, bool)
+    filled = x[padded], jnp.where(counts[:, None], y[padded], 0.0), counts
+    one, other = (sparse_gp._fit_kernel(*rows) for rows in (alone, filled))
+    assert_close(one, other, rtol=1e-3, atol=1e-5)
+    assert_close(
+        sparse_gp._amplitude(*one, *alone),
+        sparse_gp._amplitude(*one, *filled),
+        rtol=1e-4,
+    )
 
 
 def test_an_unfitted_process_claims_nothing():

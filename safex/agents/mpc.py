@@ -15,7 +15,7 @@ from safex import rollout
 from safex.agents.planners import Planner, Situation
 from safex.config import MPCConfig, TerminalConfig
 from safex.constraints.rule import COST_TOLERANCE, Constraint, Rule
-from safex.optimizers.minmax import corner_signs
+from safex.optimizers.minmax import Game, corner_signs
 from safex.returns import horizon_threshold
 from safex.schedules import scheduled
 from safex.types import (
@@ -167,7 +167,7 @@ class MPCAgent:
         )
 
     def pose(self, key: Array) -> MPCState:
-        """Poses one decision and solves nothing; to be traced before a run.
+        """Scores one candidate and decides nothing; to be traced before a run.
 
         Raises:
           ValueError: the planner asks what this model or this system cannot do.
@@ -176,7 +176,15 @@ class MPCAgent:
         widths = jnp.ones(self.env.obs_dim)
         obs = jnp.zeros(self.env.obs_dim)
         situation = Situation(obs, state.model_state, widths, widths)
-        self.planner.problem(key, self.env, self.model, situation)
+        problem = self.planner.problem(key, self.env, self.model, situation)
+        horizon = self.planner.horizon
+        variables = getattr(self.optimizer, "x_dim", self.env.action_dim)
+        decision = jnp.zeros((horizon, variables))
+        if isinstance(problem, Game):
+            problem.nominal(decision)
+            problem.attacked(decision, jnp.zeros((horizon, self.env.obs_dim)))
+        else:
+            problem(decision)
         return state
 
     def constraint(self, state: MPCState) -> Constraint:

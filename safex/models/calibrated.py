@@ -150,15 +150,18 @@ class CalibratedModel:
     def members(self, state: CalibratedState, obs: Array, action: Array) -> Prediction:
         """Every member on observations of its own, `[E, S, D], [A] -> [E, S, D]`.
 
+        The action may also be each observation's own, `[E, S, A]`.
+
         Raises:
           SafexError: there are no members.
         """
         prediction = self._of_members().members(state.base, obs, action)
+        each = jnp.broadcast_to(action, (*obs.shape[:-1], action.shape[-1]))
 
-        def one(obs: Array, prediction: Prediction) -> Prediction:
+        def one(obs: Array, action: Array, prediction: Prediction) -> Prediction:
             return self._calibrated(state, obs, action, prediction)
 
-        return jax.vmap(jax.vmap(one))(obs, prediction)
+        return jax.vmap(jax.vmap(one))(obs, each, prediction)
 
     def select(self, state: CalibratedState, index: Array) -> CalibratedState:
         """The state of a model whose members are `index` `[G]`, for `members`.

@@ -21,6 +21,15 @@ COVERAGE_LEVELS = (1.0, 2.0, 3.0)
 _MIN_STD = 1e-8
 
 
+def safe_sqrt(x: Array) -> Array:
+    """The root of x >= 0, with a slope of 0 at 0 in place of an infinite one.
+
+    An adversary climbs along the slope of a std, and infinity times 0 is NaN.
+    """
+    positive = x > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1.0)), 0.0)
+
+
 def calibrated(
     config: CalibrationConfig,
     prediction: Prediction,
@@ -40,7 +49,7 @@ def calibrated(
     noise_scale = scale if config.method == "conformal" else 1.0
     return Prediction(
         prediction.mean,
-        jnp.sqrt((prediction.epistemic_std * scale) ** 2 + novel_std**2),
+        safe_sqrt((prediction.epistemic_std * scale) ** 2 + novel_std**2),
         prediction.aleatoric_std * noise_scale,
     )
 

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from safex.models import sparse_gp
+from safex.models.calibration import safe_sqrt
 from safex.models.normalizer import Normalizer, identity_normalizer
 from safex.models.sparse_gp import SparseGPState
 from safex.models.training import normalized
@@ -89,4 +90,4 @@ def novel_std(
     process_var = (state.process.amplitude * state.targets.std) ** 2 * unknown
     new = jnp.maximum(1.0 - state.known / jnp.maximum(unknown, 1e-12), 0.0)
     var = prediction.epistemic_std**2 + disagreement**2 + process_var
-    return jnp.sqrt(new * var)
+    return safe_sqrt(new * var)

@@ -76,10 +76,11 @@ def fit(num_inducing: int, x: Array, y: Array, mask: Array) -> SparseGPState:
       y: `[capacity, D]` normalised targets.
       mask: `[capacity]` bool, rows that count; at least one.
     """
-    chosen = spread_rows(x, mask, max(num_inducing, _NUM_EVIDENCE))
-    evidence = chosen[:_NUM_EVIDENCE]
-    length, noise = _fit_kernel(x[evidence], y[evidence])
-    amplitude = _amplitude(length, noise, x[evidence], y[evidence])
+    chosen, counts = spread_rows(x, mask, max(num_inducing, _NUM_EVIDENCE))
+    rows, counts = chosen[:_NUM_EVIDENCE], counts[:_NUM_EVIDENCE]
+    evidence = x[rows], jnp.where(counts[:, None], y[rows], 0.0), counts
+    length, noise = _fit_kernel(*evidence)
+    amplitude = _amplitude(length, noise, *evidence)
     inducing = x[chosen[:num_inducing]] / length
     return condition(length, noise, amplitude, inducing, x, y, mask)
 
@@ -128,8 +129,8 @@ def condition(
     )
 
 
-def spread_rows(x: Array, mask: Array, count: int) -> Array:
-    """`[count]` rows far from each other: each the farthest from all before it.
+def spread_rows(x: Array, mask: Array, count: int) -> tuple[Array, Array]:
+    """Rows far from each other, each the farthest from all before it.
 
     Gonzalez 1985; when the rows run out the first is repeated.
 
@@ -137,19 +138,22 @@ def spread_rows(x: Array, mask: Array, count: int) -> Array:
       x: `[capacity, I]`.
       mask: `[capacity]` bool, rows that may be chosen.
       count: how many.
+
+    Returns:
+      `[count]` rows, and `[count]` bool whether each is new and not a repetition.
     """
     first = jnp.argmax(mask)
 
-    def choose(carry: tuple[Array, Array], _: None) -> tuple[tuple, Array]:
-        row, distance = carry
+    def choose(carry: tuple, _: None) -> tuple[tuple, tuple[Array, Array]]:
+        row, new, distance = carry
         to_row = jnp.sum((x - x[row]) ** 2, axis=1)
         distance = jnp.minimum(distance, jnp.where(mask, to_row, 0.0))
-        farthest = jnp.where(distance.max() > 0, jnp.argmax(distance), first)
-        return (farthest, distance), row
+        left = distance.max() > 0
+        farthest = jnp.where(left, jnp.argmax(distance), first)
+        return (farthest, left, distance), (row, new)
 
-    start = (first, jnp.full(x.shape[0], jnp.inf))
-    _, rows = jax.lax.scan(choose, start, None, length=count)
-    return rows
+    start = (first, mask.any(), jnp.full(x.shape[0], jnp.inf))
+    return jax.lax.scan(choose, start, None, length=count)[1]
 
 
 def _kernel(a: Array, b: Array) -> Array:
@@ -158,27 +162,38 @@ def _kernel(a: Array, b: Array) -> Array:
     return jnp.exp(jnp.minimum(a @ b.T - 0.5 * squares, 0.0))
 
 
-def _cholesky(length: Array, noise: Array, x: Array) -> Array:
+def _cholesky(length: Array, noise: Array, x: Array, counts: Array) -> Array:
+    """Of the covariance; a row that does not count is independent of all others."""
     scaled = x / length
-    return jnp.linalg.cholesky(_kernel(scaled, scaled) + noise * jnp.eye(x.shape[0]))
+    kernel = _kernel(scaled, scaled) * (counts[:, None] & counts)
+    return jnp.linalg.cholesky(kernel + jnp.diag(jnp.where(counts, noise, 1.0)))
 
 
-def _amplitude(length: Array, noise: Array, x: Array, y: Array) -> Array:
-    """`[D]` prior std of greatest likelihood, `sqrt(y^T K^-1 y / n)`."""
-    root = _cholesky(length, noise, x)
+def _amplitude(length: Array, noise: Array, x: Array, y: Array, counts: Array) -> Array:
+    """`[D]` prior std of greatest likelihood, `sqrt(y^T K^-1 y / n)`.
+
+    Args:
+      length: `[I]`.
+      noise: `[]`.
+      x: `[N, I]`.
+      y: `[N, D]`, 0 in rows that do not count.
+      counts: `[N]` bool; a repeated row is no further evidence.
+    """
+    root = _cholesky(length, noise, x, counts)
     white = jax.scipy.linalg.solve_triangular(root, y, lower=True)
-    return jnp.sqrt(jnp.mean(white**2, axis=0) + 1e-12)
+    return jnp.sqrt(jnp.sum(white**2, axis=0) / jnp.maximum(counts.sum(), 1) + 1e-12)
 
 
-def _fit_kernel(x: Array, y: Array) -> tuple[Array, Array]:
+def _fit_kernel(x: Array, y: Array, counts: Array) -> tuple[Array, Array]:
     """Length scales `[I]` and noise share `[]` by Adam on the marginal likelihood."""
+    size = jnp.maximum(counts.sum(), 1)
 
     def loss(params: tuple[Array, Array]) -> Array:
         length, noise = jnp.exp(params[0]), _noise(params[1])
-        root = _cholesky(length, noise, x)
+        root = _cholesky(length, noise, x, counts)
         white = jax.scipy.linalg.solve_triangular(root, y, lower=True)
         # With each output's amplitude at its best (profile likelihood).
-        fit = 0.5 * x.shape[0] * jnp.log(jnp.mean(white**2, axis=0) + 1e-12)
+        fit = 0.5 * size * jnp.log(jnp.sum(white**2, axis=0) / size + 1e-12)
         complexity = jnp.sum(jnp.log(jnp.diagonal(root)))
         prior = 0.5 * ((params[0] - _LOG_LENGTH_MEAN) / _LOG_LENGTH_STD) ** 2
         return jnp.sum(fit) + y.shape[1] * complexity + jnp.sum(prior)

@@ -132,8 +132,9 @@ def train_minibatches(
             params, opt_state, best, best_loss, waited, _, steps = carry
             # One draw a block: a draw a step costs a fifth of the fit.
             shape = (config.eval_frequency, num_members, config.batch_size)
-            index = jax.random.randint(block_key, shape, 0, num_train)
-            drawn = draw(jax.random.fold_in(block_key, 1), config.eval_frequency)
+            index_key, draw_key = jax.random.split(block_key)
+            index = jax.random.randint(index_key, shape, 0, num_train)
+            drawn = draw(draw_key, config.eval_frequency)
             (params, opt_state), losses = jax.lax.scan(
                 step, (params, opt_state), (index, drawn)
             )

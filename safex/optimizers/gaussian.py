@@ -89,7 +89,9 @@ def evaluate(
 ) -> Candidates:
     """Scores `[N, H, A]` sequences; one that is not finite can never be chosen."""
     score = mapped(objective, num_devices)(actions)
-    finite = jnp.isfinite(score.value) & jnp.isfinite(score.cost).all(-1)
+    # A cost that counts margins above 0 does not see one that is NaN.
+    known = jnp.isfinite(score.cost) & ~jnp.isnan(score.margin)
+    finite = jnp.isfinite(score.value) & known.all(-1)
     return Candidates(
         actions,
         Score(

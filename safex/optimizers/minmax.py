@@ -287,11 +287,12 @@ class MinMax:
 
         harm = mapped(play, self.num_devices)(which_y, which_x)
         cost, margin = (leaf.reshape(*numbers, -1) for leaf in harm)
-        finite = jnp.isfinite(cost).all(-1, keepdims=True)
+        # A cost that counts margins above 0 does not see one that is NaN.
+        known = (jnp.isfinite(cost) & ~jnp.isnan(margin)).all(-1, keepdims=True)
         return _Attack(
             adversaries,
-            jnp.where(finite, cost, jnp.inf),
-            jnp.where(finite, margin, jnp.inf),
+            jnp.where(known, cost, jnp.inf),
+            jnp.where(known, margin, jnp.inf),
         )
 
     def _next_archive(self, attack: _Attack, archive: Array) -> Array:
