@@ -3,8 +3,9 @@
 The classes behind the kinds of `registry`; this file imports JAX.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -30,11 +31,11 @@ from safex.envs.pendulum import Pendulum
 from safex.envs.pitch_control import PitchControl
 from safex.envs.point_goal import PointGoal
 from safex.envs.rc_car import RCCar
-from safex.errors import ConfigError
+from safex.errors import ConfigError, SafexError
 from safex.models.dropout import mc_dropout
 from safex.models.ensemble import deterministic_ensemble, probabilistic_ensemble
 from safex.models.fsvgd import deterministic_fsvgd, probabilistic_fsvgd
-from safex.models.gaussian_process import gaussian_process
+from safex.models.gaussian_process import GaussianProcess, gaussian_process
 from safex.models.last_layer import bayesian_last_layer
 from safex.models.true_dynamics import TrueDynamics
 from safex.optimizers.cem import CEM
@@ -96,8 +97,14 @@ def build_env(config: ExperimentConfig) -> Any:
     return system.from_config(settings)
 
 
-def build_agent(config: ExperimentConfig, env: Any) -> MPCAgent:
+def build_agent(config: ExperimentConfig, env: Any, *, check: bool = True) -> MPCAgent:
     """The agent that a configuration describes.
+
+    Args:
+      config: the configuration.
+      env: the system.
+      check: pose a decision, to see that the parts go together; takes a while, and
+        once is enough for all systems of the same sizes.
 
     Raises:
       ConfigError: something does not fit this system or this machine.
@@ -115,22 +122,44 @@ def build_agent(config: ExperimentConfig, env: Any) -> MPCAgent:
             raise ConfigError(f"agent.{name} needs 1 or {size} entries, got {count}")
     steps = config.agent.episode_steps or config.train.num_rollout_steps
     rule = RULES[config.constraint.kind](config.constraint.settings)
-    model, planner = build_model(config, env), _planner(config, env)
-    if config.planner.kind != "OptimisticPessimistic":  # which samples nothing
-        check_sampling_mode(model, config.planner.settings.sampling_mode)
-    try:
+    with _named("agent"):
         agent = MPCAgent(
             env=env,
-            model=model,
-            planner=planner,
+            model=build_model(config, env),
+            planner=_planner(config, env),
             optimizer=_optimizer(config, env, num_devices),
             rule=rule,
             config=dataclasses.replace(config.agent, episode_steps=steps),
         )
-        jax.eval_shape(agent.pose, jax.random.key(0))
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+    if check:
+        _check(config, agent)
     return agent
+
+
+def _check(config: ExperimentConfig, agent: MPCAgent) -> None:
+    """Refuses parts that do not go together, before a run begins."""
+    with _named("planner"):
+        if config.planner.kind != "OptimisticPessimistic":  # which samples nothing
+            check_sampling_mode(agent.model, config.planner.settings.sampling_mode)
+        jax.eval_shape(agent.pose, jax.random.key(0))
+    process = getattr(agent.model, "base", None)
+    if isinstance(process, GaussianProcess):
+        process.check_capacity(config.train.capacity, process.config.train_share)
+
+
+@contextlib.contextmanager
+def _named(section: str) -> Iterator[None]:
+    """Puts the section before what a refusal names."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except (ValueError, SafexError) as error:
+        text = str(error)
+        # The agent looks at the settings of its planner as well.
+        if text.startswith("terminal "):
+            section, text = "planner", text.replace(" ", ".", 1)
+        raise ConfigError(f"{section}.{text}") from error
 
 
 def _planner(config: ExperimentConfig, env: Any) -> Planner:
@@ -148,10 +177,8 @@ def build_model(config: ExperimentConfig, env: Any) -> DynamicsModel:
     kind, settings = config.model
     if kind == "TrueDynamics":
         return TrueDynamics(env)
-    try:
+    with _named("model"):
         return MODELS[kind](env.obs_dim, env.action_dim, settings, config.calibration)
-    except ValueError as error:
-        raise ConfigError(f"model.{error}") from error
 
 
 def _optimizer(config: ExperimentConfig, env: Any, num_devices: int) -> Any:

@@ -31,10 +31,15 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from experiments.building import build_env, build_model
-from experiments.configuration import ExperimentConfig, read_config, read_mapping
+from experiments.configuration import (
+    ExperimentConfig,
+    plain_of,
+    read_config,
+    read_mapping,
+)
 from experiments.grid import set_field
 from experiments.launching import CONFIG_DIR
-from experiments.overrides import check_overrides, quote_choices
+from experiments.overrides import read_command_line
 from experiments.runtime import set_up_jax
 from safex.errors import ConfigError, SafexError
 from safex.models import calibration_report as report
@@ -306,7 +311,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--no-imagination", action="store_true", help="leave out the 10-step rollouts"
     )
     parser.add_argument("--out", type=Path, help="default: DIR, or results/calibration")
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_intermixed_args(argv)
     # A first `key=value` is no folder.
     if arguments.run and "=" in arguments.run and not Path(arguments.run).exists():
         arguments.set.insert(0, arguments.run)
@@ -324,11 +329,11 @@ def read_settings(arguments: argparse.Namespace) -> ExperimentConfig:
     if arguments.run is None:
         name = f"launcher_{arguments.task}"
         overrides = [f"model={arguments.model or 'bnn'}", *arguments.set]
-        problem = check_overrides(CONFIG_DIR, name, overrides)
-        if problem:
-            raise ConfigError(problem)
+        overrides, notes = read_command_line(CONFIG_DIR, name, overrides)
+        for note in notes:
+            print(f"safex: {note}", file=sys.stderr)
         with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-            return read_config(compose(name, overrides=quote_choices(overrides)))
+            return read_config(compose(name, overrides=overrides))
     path = arguments.run / "config.yaml"
     if not path.is_file():
         raise ConfigError(
@@ -337,7 +342,8 @@ def read_settings(arguments: argparse.Namespace) -> ExperimentConfig:
     plain = yaml.safe_load(path.read_text())
     if arguments.model:
         chosen = (CONFIG_DIR / "model" / f"{arguments.model}.yaml").read_text()
-        plain |= yaml.safe_load(chosen)
+        # All of its fields, whether they stand in that file or not.
+        plain = plain_of(read_mapping(plain | yaml.safe_load(chosen)))
     for assignment in arguments.set:
         key, equals, value = assignment.partition("=")
         if not equals:

@@ -315,10 +315,15 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
     if origin is dict:
         return _convert_grid(value, path)
     if origin is tuple:
-        inner = typing.get_args(hint)[0]
         # One number stands for a list of one, as in `beta: 1.0`.
         items = value if isinstance(value, list | tuple) else [value]
-        return tuple(_convert(inner, x, f"{path}[{i}]") for i, x in enumerate(items))
+        inner = typing.get_args(hint)
+        if inner[-1] is Ellipsis:
+            inner = inner[:1] * len(items)
+        if len(items) != len(inner):
+            raise ConfigError(f"{path} needs {len(inner)} entries, got {value!r}")
+        parts = enumerate(zip(inner, items, strict=True))
+        return tuple(_convert(kind, x, f"{path}[{i}]") for i, (kind, x) in parts)
     return _convert_plain(hint, value, path)
 
 

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from experiments.building import build_env
@@ -21,6 +22,17 @@ from safex.agents.mpc import MPCAgent, Widths
 from safex.errors import ConfigError
 from safex.types import Array
 
+# Names and files are the job's own, and decide no number of a point.
+_NOT_IN_A_GRID = (
+    "task",
+    "method",
+    "model_name",
+    "job",
+    "wandb",
+    "results_dir",
+    "render",
+    "verbose",
+)
 # Numbers of the agent that may be traced; those of the system all may, if it says so by
 # being a pytree of them.
 _TRACED_OF_AGENT = ("beta", "pes_alpha", "opt_alpha", "cost_budget")
@@ -61,6 +73,12 @@ def expand(config: ExperimentConfig) -> list[Point]:
       ConfigError: a field does not exist or a value is refused, by full name.
     """
     grid = config.job.grid or {}
+    for name in grid:
+        if name.split(".")[0] in _NOT_IN_A_GRID:
+            raise ConfigError(
+                f"job.grid: {name} is the same for all points of a job; a grid may set "
+                "what decides their numbers"
+            )
     plain = plain_of(config)
     plain["job"]["grid"] = None
     points = []
@@ -85,6 +103,8 @@ def expand(config: ExperimentConfig) -> list[Point]:
 
 def same_program(points: Sequence[Point]) -> list[list[Point]]:
     """Groups the points that differ in traced numbers alone."""
+    if len(points) == 1:
+        return [list(points)]
     groups: dict[str, list[Point]] = {}
     for point in points:
         groups.setdefault(_static_part(point.config), []).append(point)
@@ -120,7 +140,9 @@ def _static_part(config: ExperimentConfig) -> str:
     params = [field.name for field in dataclasses.fields(system.params)]
     for name in params:
         numbers["env"].pop(name, None)
-    return json.dumps(numbers, sort_keys=True)
+    leaves = jax.tree.leaves(traced_of(config))
+    kinds = [(jnp.shape(leaf), str(jnp.result_type(leaf))) for leaf in leaves]
+    return json.dumps([numbers, kinds], sort_keys=True)
 
 
 def set_field(plain: dict[str, Any], full_name: str, value: Any) -> None:

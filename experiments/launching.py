@@ -7,7 +7,7 @@ import hydra
 from omegaconf import DictConfig
 
 from experiments.configuration import read_config
-from experiments.overrides import check_overrides, quote_choices
+from experiments.overrides import read_command_line
 from safex.errors import SafexError
 
 CONFIG_DIR = Path(__file__).resolve().parent / "config"
@@ -18,11 +18,13 @@ def launch(task: str) -> None:
     name = f"launcher_{task}"
     # `--help` alone names no key.
     if sys.argv[1:] != ["--help"]:
-        problem = check_overrides(CONFIG_DIR, name, sys.argv[1:])
-        if problem:
-            print(f"safex: {problem}", file=sys.stderr)
+        try:
+            sys.argv[1:], notes = read_command_line(CONFIG_DIR, name, sys.argv[1:])
+        except SafexError as error:
+            print(f"safex: {error}", file=sys.stderr)
             sys.exit(2)
-    sys.argv[1:] = quote_choices(sys.argv[1:])
+        for note in notes:
+            print(f"safex: {note}", file=sys.stderr)
     hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=name)(
         _main
     )()

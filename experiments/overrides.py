@@ -1,17 +1,35 @@
 """A first look at the command line, before anything heavy is imported."""
 
+import dataclasses
 import difflib
+import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import QuotedString
+from hydra.core.override_parser.types import Override, QuotedString
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
+
+from experiments.configuration import ExperimentConfig
+from experiments.registry import KINDS, Choice, settings_class
+from safex.errors import ConfigError
+
+
+class CommandLine(NamedTuple):
+    """A command line that Hydra takes.
+
+    Attributes:
+      arguments: for Hydra.
+      notes: what a user should know of how it was read.
+    """
+
+    arguments: list[str]
+    notes: list[str]
 
 
 def quote_choices(arguments: Sequence[str]) -> list[str]:
@@ -22,55 +40,134 @@ def quote_choices(arguments: Sequence[str]) -> list[str]:
     ]
 
 
-def check_overrides(
+def read_command_line(
     config_dir: Path, config_name: str, arguments: Sequence[str]
-) -> str | None:
-    """Says what is wrong with `key=value` arguments, or None.
+) -> CommandLine:
+    """Makes `key=value` arguments ones that Hydra takes.
 
-    Hydra would refuse them as well, but cannot say what was meant.
+    Every field of the dataclass that goes with a section's kind can be set, whether it
+    stands in a YAML file or not. What a YAML file sets of a kind that the command line
+    replaces is dropped where the new kind has no such field.
 
     Args:
       config_dir: folder of the configuration.
       config_name: the primary file.
       arguments: the command line; flags are left to Hydra.
+
+    Raises:
+      ConfigError: says what is wrong. Hydra would refuse it as well, but cannot say
+        what was meant.
     """
     # Flags, and the values that follow some of them, are Hydra's own.
-    overrides = [a for a in arguments if "=" in a and not a.startswith("-")]
-    overrides = quote_choices(overrides)
+    written = quote_choices(arguments)
+    places = [i for i, a in enumerate(written) if "=" in a and not a.startswith("-")]
     try:
-        parsed = OverridesParser.create().parse_overrides(overrides)
+        parsed = OverridesParser.create().parse_overrides([written[i] for i in places])
     except HydraException as error:
-        return f"cannot read the command line: {str(error).splitlines()[0]}"
+        raise ConfigError(
+            f"cannot read the command line: {str(error).splitlines()[0]}"
+        ) from error
     groups = {path.name for path in config_dir.iterdir() if path.is_dir()}
-    chosen = []
+    chosen = [override for override in parsed if _is_choice(override, groups)]
+    kind_keys = [f"{section}.kind" for section in KINDS]
+    kinds = [override for override in parsed if override.key_or_group in kind_keys]
+    if any(override.is_sweep_override() for override in [*chosen, *kinds]):
+        # Each job of a sweep has fields of its own.
+        return CommandLine(written, [])
+    for override in chosen:
+        _check_choice(config_dir, override)
+    plain = _compose(config_dir, config_name, chosen)
+    was = {section: _kind_in(plain.get(section)) for section in KINDS}
+    kind = was | {o.key_or_group.split(".")[0]: o.value() for o in kinds}
     for override in parsed:
-        key, value = override.key_or_group, override.value()
-        if key in groups and not isinstance(value, Mapping):
-            if override.is_sweep_override():
-                return None
-            choice = value.text if isinstance(value, QuotedString) else str(value)
-            known = sorted(path.stem for path in (config_dir / key).glob("*.yaml"))
-            if choice not in known:
-                return f"{key} must be one of {', '.join(known)}, got {choice}"
-            chosen.append(override.input_line or f"{key}={choice}")
+        section, value = override.key_or_group, override.value()
+        if section in KINDS and isinstance(value, Mapping):
+            kind[section] = _kind_in(value) or kind[section]
+    known = list(_fields(kind))
+    in_yaml = set(_full_names(plain))
+    rewritten: dict[int, list[str]] = {}
+    for place, override in zip(places, parsed, strict=True):
+        key = override.key_or_group
+        if key in groups or key.startswith("hydra."):
+            continue
+        if key not in known:
+            raise ConfigError(_unknown(key, known, kind))
+        if override.is_add() or (key not in in_yaml and not override.is_delete()):
+            rewritten[place] = [f"++{written[place].lstrip('+')}"]
+    notes = []
+    for place, override in zip(places, parsed, strict=True):
+        if override not in kinds:
+            continue
+        section = override.key_or_group.split(".")[0]
+        dropped = _left_over(section, plain, was[section], kind[section])
+        if dropped:
+            # A flag may not stand between two overrides: stay beside this one.
+            rewritten.setdefault(place, [written[place]]).extend(
+                f"~{section}.{name}" for name in dropped
+            )
+            notes.append(
+                f"{section}.kind {kind[section]} has no {', '.join(dropped)}, which "
+                f"the YAML files set for {was[section]}: dropped"
+            )
+    final = [b for i, a in enumerate(written) for b in rewritten.get(i, [a])]
+    return CommandLine(final, notes)
+
+
+def _is_choice(override: Override, groups: set[str]) -> bool:
+    """Whether it names a file, as `model=gp` does."""
+    is_section = isinstance(override.value(), Mapping)
+    return override.key_or_group in groups and not is_section
+
+
+def _check_choice(config_dir: Path, override: Override) -> None:
+    group, value = override.key_or_group, override.value()
+    choice = value.text if isinstance(value, QuotedString) else str(value)
+    known = sorted(path.stem for path in (config_dir / group).glob("*.yaml"))
+    if choice not in known:
+        raise ConfigError(f"{group} must be one of {', '.join(known)}, got {choice}")
+
+
+def _compose(
+    config_dir: Path, config_name: str, chosen: Sequence[Override]
+) -> dict[str, Any]:
+    """The YAML files that were chosen, joined."""
+    overrides = [override.input_line or "" for override in chosen]
     try:
         with initialize_config_dir(str(config_dir), version_base="1.3"):
-            config = compose(config_name, overrides=chosen)
+            config = compose(config_name, overrides=overrides)
+        plain = OmegaConf.to_container(config, resolve=False)
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
-        return f"cannot read the YAML in {config_dir}: {' '.join(str(error).split())}"
-    known_keys = list(_full_names(OmegaConf.to_container(config, resolve=False)))
-    for override in parsed:
-        key = override.key_or_group
-        if key in groups or key.startswith("hydra.") or key in known_keys:
-            continue
-        if any(name.startswith(f"{key}.") for name in known_keys):
-            continue
-        close = difflib.get_close_matches(key, known_keys, n=3, cutoff=0.6)
-        last = key.rsplit(".", 1)[-1]
-        close = close or [k for k in known_keys if k.rsplit(".", 1)[-1] == last][:3]
-        hint = f"did you mean {' or '.join(close)}?" if close else "see --cfg job"
-        return f"unknown key {key}: {hint}"
-    return None
+        raise ConfigError(
+            f"cannot read the YAML in {config_dir}: {' '.join(str(error).split())}"
+        ) from error
+    return typing.cast(dict[str, Any], plain)
+
+
+def _kind_in(section: Any) -> Any:
+    return section.get("kind") if isinstance(section, Mapping) else None
+
+
+def _fields(kind: Mapping[str, Any]) -> Iterator[str]:
+    """Full names of all that can be set, given the kind of each section."""
+    for name, hint in typing.get_type_hints(ExperimentConfig).items():
+        yield name
+        if hint is Choice:
+            yield f"{name}.kind"
+            if kind[name] is not None:
+                yield from _fields_of(settings_class(name, kind[name]), name)
+        else:
+            yield from _fields_of(hint, name)
+
+
+def _fields_of(cls: Any, path: str) -> Iterator[str]:
+    """Full names of a dataclass' fields, nested ones too; none of anything else."""
+    if not dataclasses.is_dataclass(cls):
+        return
+    hints = typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        name = f"{path}.{field.name}"
+        yield name
+        yield from _fields_of(hints[field.name], name)
 
 
 def _full_names(node: Any, path: str = "") -> Iterator[str]:
@@ -81,3 +178,32 @@ def _full_names(node: Any, path: str = "") -> Iterator[str]:
         name = f"{path}.{key}" if path else str(key)
         yield name
         yield from _full_names(value, name)
+
+
+def _left_over(section: str, plain: Mapping[str, Any], was: Any, now: Any) -> list[str]:
+    """What the YAML files set that one kind has as a field and another has not."""
+    if was not in KINDS[section]:
+        return []
+    had, has = (
+        {field.name for field in dataclasses.fields(settings_class(section, kind))}
+        for kind in (was, now)
+    )
+    return [name for name in plain[section] if name in had - has]
+
+
+def _unknown(key: str, known: Sequence[str], kind: Mapping[str, Any]) -> str:
+    """The message for a key that does not exist, with the likeliest ones that do."""
+    section, _, name = key.partition(".")
+    others = [
+        other
+        for other, cls in KINDS.get(section, {}).items()
+        if key in _fields_of(cls, section)
+    ]
+    if others:
+        which = " or ".join(others)
+        return f"unknown key {key} of {section}.kind {kind[section]}: {which} has it"
+    close = difflib.get_close_matches(key, known, n=3, cutoff=0.6)
+    last = name.rsplit(".", 1)[-1] or key
+    close = close or [k for k in known if k.rsplit(".", 1)[-1] == last][:3]
+    hint = f"did you mean {' or '.join(close)}?" if close else "see --cfg job"
+    return f"unknown key {key}: {hint}"

@@ -64,6 +64,10 @@ def run_job(config: ExperimentConfig) -> Path:
     with open_results_dir(config) as folder:
         console.print(f"results in {folder}")
         _write_once(folder, config)
+        for point in points:
+            if point.name:
+                # Before it is trained, so that what there is of it can be read.
+                _write_once(folder / point.name, point.config)
         seeds = draw_seeds(config.job.seed, config.job.num_seeds_per_hparam)
         with LiveProgress(
             console,
@@ -105,7 +109,8 @@ def _train(
     several = len(points) > 1
 
     def vary(traced: Traced) -> tuple[Any, Any]:
-        return traced.env, rebuild(build_agent(config, traced.env), traced)
+        agent = build_agent(config, traced.env, check=False)
+        return traced.env, rebuild(agent, traced)
 
     trainer = Trainer(
         env,
@@ -152,11 +157,9 @@ def _report(
 ) -> dict[str, Any]:
     """Summary, plots, videos and table of one point; returns the summary."""
     env = build_env(point.config)
-    beta = np.asarray(build_agent(point.config, env).beta)
+    beta = np.asarray(traced_of(point.config).widths.beta)
     info = _run_info(point.config, beta, env)
     folder = folder / point.name
-    if point.name:
-        _write_once(folder, point.config)
     summary = report.summarise_run(folder, info, seeds)
     report.write_figures(folder, info, seeds, env, summary)
     if point.config.render:

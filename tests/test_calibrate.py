@@ -140,6 +140,13 @@ def test_a_run_keeps_its_settings_but_for_what_is_set(tmp_path):
     assert found.model.settings.num_ensembles == 3
     other = settings_of(str(tmp_path), "--model", "gp")
     assert (other.model.kind, other.model_name) == ("GaussianProcess", "gp")
+    more = settings_of(
+        str(tmp_path), "--model", "gp", "model.max_data=10", "env.mass=3"
+    )
+    assert (more.model.settings.max_data, more.env.settings.mass) == (10, 3.0)
+    # A field that stands in no file.
+    other = settings_of("--model", "fsvgd", str(tmp_path), "model.prior_scale=1")
+    assert other.model.settings.prior_scale == 1.0
 
 
 def test_what_cannot_be_read_is_refused_in_one_line(tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import shutil
 from pathlib import Path
 
 import pytest
@@ -19,8 +20,8 @@ from experiments.configuration import (
     read_config,
     read_mapping,
 )
-from experiments.grid import expand, same_program
-from experiments.overrides import check_overrides, quote_choices
+from experiments.grid import Point, expand, same_program
+from experiments.overrides import quote_choices, read_command_line
 from experiments.registry import KINDS
 from safex import config as config_module
 from safex import rollout
@@ -133,6 +134,24 @@ def test_overrides_reach_the_dataclasses():
     assert build_agent(short, env).config.episode_steps == 50
 
 
+OWN_SETTINGS = """
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Depth:
+    top: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class OwnConfig:
+    mass: float = 1.0
+    depth: Depth = Depth()
+
+
+class Own:
+    config_class = OwnConfig
+"""
 OWN = """
 from safex.envs.pendulum import Pendulum
 
@@ -186,6 +205,24 @@ def test_numbers_of_the_system_and_the_budget_share_a_program():
     assert [len(group) for group in same_program(expand(read(steps)))] == [1, 1]
 
 
+def test_numbers_of_another_shape_need_another_program():
+    noise = "[0,[1,1,1,1,1,1,1],1]"
+    points = expand(
+        read(f"job.grid={{env.observation_noise_std:{noise}}}", name="launcher_rc_car")
+    )
+    groups = same_program(points)
+    assert [[points.index(p) for p in group] for group in groups] == [[0, 2], [1]]
+    # One number for all dimensions or one for each is the same shape in the end.
+    beta = expand(read("job.grid={agent.beta:[1,[1,2,3]]}"))
+    assert [len(group) for group in same_program(beta)] == [2]
+
+
+def test_one_point_is_asked_for_nothing(monkeypatch):
+    monkeypatch.setattr("experiments.grid.build_env", lambda config: object())
+    point = Point(read(), "", {})
+    assert same_program([point]) == [[point]]
+
+
 def test_without_a_grid_there_is_one_point():
     (point,) = expand(read())
     assert (point.name, dict(point.settings)) == ("", {})
@@ -201,6 +238,12 @@ def test_without_a_grid_there_is_one_point():
         ("{agent.pes_alpha:[]}", ["job.grid", "at least one"]),
         ("{agent.pes_alpha:[1,1]}", ["job.grid", "twice"]),
         ("3", ["job.grid", "map"]),
+        ("{job.seed:[1,2]}", ["job.grid", "job.seed", "all points"]),
+        ("{wandb.mode:[online]}", ["job.grid", "wandb.mode", "all points"]),
+        ("{results_dir:[a,b]}", ["job.grid", "results_dir"]),
+        ("{render:[true,false]}", ["job.grid", "render"]),
+        ("{verbose:[true]}", ["job.grid", "verbose"]),
+        ("{method:[a,b]}", ["job.grid", "method"]),
     ],
 )
 def test_a_wrong_grid_is_refused_by_name(grid, words):
@@ -251,6 +294,10 @@ def test_a_wrong_grid_is_refused_by_name(grid, words):
         ("+model.typo=1", ["unknown key model.typo"]),
         ("+env.max_sped=1", ["unknown key env.max_sped", "did you mean max_speed"]),
         ("env=3", ["env must be a section"]),
+        ("task=rc_car env.start=[1,2]", ["env.start needs 3 entries", "[1, 2]"]),
+        ("task=rc_car env.goal=[1,2,3,4]", ["env.goal needs 3 entries"]),
+        ("task=point_goal env.start=1", ["env.start needs 2 entries", "got 1"]),
+        ("task=rc_car env.start=[1,2,x]", ["env.start[2]", "a float", "'x'"]),
     ],
 )
 def test_a_wrong_value_is_named_with_what_would_be_right(override, words):
@@ -270,6 +317,54 @@ def test_a_list_of_the_wrong_length(name, size):
     config = read(f"agent.{name}=[1,2]")
     with pytest.raises(ConfigError, match=f"{name} needs 1 or {size} entries, got 2"):
         build_agent(config, Pendulum.from_config())
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("method=safe_members model=gp", ["planner.sampling_mode", "no members"]),
+        (
+            "method=safe_members model=dropout",
+            ["planner.risk 'members'", "num_particles >= 10", "got 5"],
+        ),
+        ("method=safe planner.sampling_mode=TS1 model=true", ["planner.sampling_mode"]),
+        (
+            "model=gp model.subset=none",
+            ["model.max_data is 300", "set model.max_data=", "model.subset=farthest"],
+        ),
+    ],
+)
+def test_parts_that_do_not_go_together_are_named(line, words):
+    config = read(*line.split())
+    env = build_env(config)
+    with pytest.raises(SafexError) as caught:
+        build_agent(config, env)
+    for word in words:
+        assert word in str(caught.value)
+    build_agent(config, env, check=False)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("agent.backup=policy", "agent.backup 'policy' needs an environment"),
+        ("planner.terminal.steps=2", "planner.terminal.steps needs an environment"),
+        ("planner.terminal.value=env", "planner.terminal.value 'env' needs"),
+    ],
+)
+def test_what_a_system_lacks_is_named_by_the_setting(override, words):
+    class Bare(Pendulum):
+        backup = None
+        terminal_value = None
+
+    with pytest.raises(ConfigError) as caught:
+        build_agent(read(override), Bare.from_config())
+    assert str(caught.value).startswith(words)
+
+
+def test_a_gaussian_process_that_can_hold_the_run_is_built():
+    config = read("model=gp", "model.subset=none", "model.max_data=1700")
+    build_agent(config, build_env(config))
 
 
 def test_noise_stds_of_the_wrong_length():
@@ -308,12 +403,26 @@ def test_a_missing_key_is_named():
         (["model=gb"], ["model must be one of bnn,", "true", "gb"]),
         (["preset=fast"], ["preset must be one of debug, default"]),
         (["a=[1"], ["cannot read the command line"]),
+        (["constraint.lmbda=1"], ["constraint.kind FeasibleFirst", "Penalty has it"]),
+        (
+            ["planner.kind=Safe", "planner.noise_alpha=1", "search=icem"],
+            ["unknown key planner.noise_alpha", "kind Safe", "Pessimistic"],
+        ),
+        (
+            ["+constraint.lmda=1", "constraint.kind=Penalty"],
+            ["unknown key constraint.lmda", "constraint.lmbda"],
+        ),
+        (["planner.terminal.step=1"], ["planner.terminal.steps"]),
+        (["++agent.bakcup=policy"], ["agent.backup"]),
+        (["planner.kind=Minmax"], ["planner.kind must be one of", "'Minmax'"]),
+        (["env.kind=no_module:Own"], ["env.kind no_module:Own", "cannot be imported"]),
     ],
 )
 def test_a_mistyped_command_line_is_explained(arguments, words):
-    problem = check_overrides(CONFIG_DIR, NAME, arguments)
+    with pytest.raises(ConfigError) as caught:
+        read_command_line(CONFIG_DIR, NAME, arguments)
     for word in words:
-        assert word in problem
+        assert word in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -329,7 +438,97 @@ def test_a_mistyped_command_line_is_explained(arguments, words):
     ],
 )
 def test_a_right_command_line_passes(arguments):
-    assert check_overrides(CONFIG_DIR, NAME, arguments) is None
+    line = read_command_line(CONFIG_DIR, NAME, arguments)
+    assert line == (quote_choices(arguments), [])
+
+
+def read_line(line):
+    arguments, notes = read_command_line(CONFIG_DIR, NAME, line.split())
+    return read(*arguments), notes
+
+
+@pytest.mark.parametrize(
+    ("line", "key", "value"),
+    [
+        ("agent.backup=policy", "agent.backup", "policy"),
+        ("+agent.backup=policy", "agent.backup", "policy"),
+        (
+            "agent.backup=policy ++agent.budget_switch=true",
+            "agent.budget_switch",
+            True,
+        ),
+        ("agent.switch_noise_alpha=1", "agent.switch_noise_alpha", 1.0),
+        ("planner.terminal.steps=10", "planner.terminal.steps", 10),
+        ("method=safe planner.risk.kind=max", "planner.risk.kind", "max"),
+        ("method=safe +planner.risk.kappa=2", "planner.risk.kappa", 2.0),
+        ("method=safe planner.separate=true", "planner.separate", True),
+        (
+            "planner.exploration={objective:epistemic_std,episodes:2}",
+            "planner.exploration.episodes",
+            2,
+        ),
+        ("planner.exploration.episodes=3", "planner.exploration.episodes", 3),
+        ("constraint.kind=Penalty constraint.lmbda=10", "constraint.lmbda", 10.0),
+        ("constraint.lmbda=10 constraint.kind=Penalty", "constraint.lmbda", 10.0),
+        ("constraint={kind:Penalty} constraint.lmbda=10", "constraint.lmbda", 10.0),
+        ("constraint.kind=PID +constraint.k_p=1", "constraint.k_p", 1.0),
+        (
+            "model=fsvgd model.kind=DeterministicFSVGD model.prior_scale=1",
+            "model.prior_scale",
+            1.0,
+        ),
+    ],
+)
+def test_every_field_of_a_kind_can_be_set_by_its_name(line, key, value):
+    config, notes = read_line(line)
+    assert notes == []
+    found = plain_of(config)
+    for part in key.split("."):
+        found = found[part]
+    assert found == value
+
+
+def test_what_a_replaced_kind_leaves_behind_is_dropped():
+    config, notes = read_line("planner.kind=Safe search=icem planner.risk.kind=max")
+    assert config.planner.kind == "Safe"
+    assert config.planner.settings.risk.kind == "max"
+    (note,) = notes
+    for word in ("planner.kind Safe", "noise_alpha", "Pessimistic", "dropped"):
+        assert word in note
+
+
+def test_a_mistake_in_a_file_is_not_dropped_with_a_replaced_kind(tmp_path):
+    folder = shutil.copytree(CONFIG_DIR, tmp_path / "config")
+    with (folder / "model" / "bnn.yaml").open("a") as file:
+        file.write("  typo: 1\n")
+    line = read_command_line(folder, NAME, ["model.kind=MCDropout"])
+    assert "~model.num_ensembles" in line.arguments
+    assert "~model.typo" not in line.arguments
+    with initialize_config_dir(str(folder), version_base="1.3"):
+        node = compose(NAME, overrides=line.arguments)
+    with pytest.raises(ConfigError, match=r"unknown key model\.typo"):
+        read_config(node)
+
+
+def test_flags_stay_where_they_are():
+    arguments = ["--cfg", "job", "model.kind=MCDropout", "-p", "model"]
+    found, _ = read_command_line(CONFIG_DIR, NAME, arguments)
+    assert found[:3] == arguments[:3]
+    assert found[-2:] == arguments[-2:]
+    assert "~model.num_ensembles" in found[3:-2]
+
+
+def test_fields_of_a_system_of_ones_own(tmp_path, monkeypatch):
+    (tmp_path / "own_settings.py").write_text(OWN_SETTINGS)
+    monkeypatch.syspath_prepend(tmp_path)
+    config, notes = read_line("env.kind=own_settings:Own env.depth.top=2")
+    assert config.env.settings.depth.top == 2.0
+    assert config.env.settings.mass == 1.0
+    (note,) = notes
+    assert "speed_threshold" in note
+    assert "mass" not in note
+    with pytest.raises(ConfigError, match=r"unknown key env\.depth\.tip"):
+        read_line("env.kind=own_settings:Own env.depth.tip=2")
 
 
 def test_only_what_decides_numbers_is_in_the_fingerprint():

@@ -82,7 +82,7 @@ def test_a_refused_configuration_does_not_wait_for_jax(tmp_path):
     (tmp_path / "jax.py").write_text("raise SystemExit('jax was imported')")
     script = str(ROOT / "experiments" / "launcher_pendulum.py")
     for argument, word in (
-        ("minmax.num_elites_x=99", "num_elites_x must not exceed"),
+        ("optimizer.num_elites_x=99", "num_elites_x must not exceed"),
         ("--help", "pendulum_job"),
     ):
         result = subprocess.run(

@@ -1,0 +1,75 @@
+"""What a job does before and between its runs; the runs themselves are in test_loop."""
+
+import numpy as np
+import pytest
+import yaml
+
+from experiments import calibrate, running
+from experiments.grid import Point, traced_of
+from safex.agents.mpc import MPCAgent
+from tests.test_configuration import read
+
+
+def test_every_point_says_what_it_is_before_any_is_trained(tmp_path, monkeypatch):
+    class KilledError(Exception):
+        pass
+
+    def train(*arguments):
+        raise KilledError
+
+    monkeypatch.setattr(running, "set_up_jax", lambda: None)
+    monkeypatch.setattr(running, "_train", train)
+    config = read(
+        "method=safe",
+        "job.grid={env.mass:[1,2],horizon:[3,4]}",
+        f"results_dir={tmp_path / 'run'}",
+        "verbose=false",
+    )
+    with pytest.raises(KilledError):
+        running.run_job(config)
+    for mass in (1, 2):
+        for horizon in (3, 4):
+            point = tmp_path / "run" / f"env.mass={mass},horizon={horizon}"
+            plain = yaml.safe_load((point / "config.yaml").read_text())
+            assert (plain["env"]["mass"], plain["horizon"]) == (mass, horizon)
+            assert (point / "revision.txt").exists()
+            # As calibrate reads it.
+            found = calibrate.read_settings(calibrate._parse([str(point)]))
+            assert found.env.settings.mass == mass
+
+
+def test_an_agent_for_other_numbers_is_built_without_a_decision(tmp_path, monkeypatch):
+    made = {}
+
+    class Recorded:
+        def __init__(self, *arguments, vary, **more):
+            made["vary"] = vary
+
+        def train(self, runs):
+            made["runs"] = runs
+
+    monkeypatch.setattr(running, "Trainer", Recorded)
+    configs = [
+        read("model=true", "wandb.mode=disabled", *more)
+        for more in ((), ("env.mass=2", "planner.noise_alpha=1", "agent.beta=3"))
+    ]
+    points = [Point(config, f"point_{i}", {"i": i}) for i, config in enumerate(configs)]
+    running._train(points, tmp_path, [7], 0, progress=RecordedProgress())
+
+    def pose(self, key):
+        raise AssertionError("a decision was posed")
+
+    monkeypatch.setattr(MPCAgent, "pose", pose)
+    env, agent = made["vary"](traced_of(configs[1]))
+    assert env.params.mass == 2.0
+    assert agent.env.params.mass == agent.model.env.params.mass == 2.0
+    assert agent.planner.noise_alpha == 1.0
+    np.testing.assert_array_equal(agent.beta, [3.0, 3.0, 3.0])
+
+
+class RecordedProgress:
+    def say(self, text):
+        raise AssertionError(text)
+
+    def update(self, progress):
+        raise AssertionError(progress)
