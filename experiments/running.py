@@ -26,6 +26,7 @@ from experiments.grid import Point, Traced, expand, rebuild, same_program, trace
 from experiments.progress import LiveProgress
 from experiments.runtime import set_up_jax
 from experiments.tables import summary_table
+from safex.agents.mpc import MPCAgent
 from safex.envs.contract import check_environment
 from safex.errors import ResultsError
 from safex.training import report
@@ -112,11 +113,12 @@ def _train(
         agent = build_agent(config, traced.env, check=False)
         return traced.env, rebuild(agent, traced)
 
+    agent = build_agent(config, env, check=False)
     trainer = Trainer(
         env,
-        build_agent(config, env),
+        agent,
         config.train,
-        horizon=config.horizon,
+        horizon=agent.planner.span,
         warn=warn,
         report=progress.update,
         vary=vary if several else None,
@@ -157,8 +159,8 @@ def _report(
 ) -> dict[str, Any]:
     """Summary, plots, videos and table of one point; returns the summary."""
     env = build_env(point.config)
-    beta = np.asarray(traced_of(point.config).widths.beta)
-    info = _run_info(point.config, beta, env)
+    agent = build_agent(point.config, env, check=False)
+    info = _run_info(point.config, agent, env)
     folder = folder / point.name
     summary = report.summarise_run(folder, info, seeds)
     report.write_figures(folder, info, seeds, env, summary)
@@ -310,7 +312,7 @@ def revision() -> str:
         return f"safex-{safex.__version__}"
 
 
-def _run_info(config: ExperimentConfig, beta: np.ndarray, env: Any) -> RunInfo:
+def _run_info(config: ExperimentConfig, agent: MPCAgent, env: Any) -> RunInfo:
     return RunInfo(
         env=config.task,
         method=config.method,
@@ -318,10 +320,10 @@ def _run_info(config: ExperimentConfig, beta: np.ndarray, env: Any) -> RunInfo:
         revision=revision(),
         episodes=config.train.num_model_updates,
         random_steps=config.train.num_exploration_steps,
-        horizon=config.horizon,
+        horizon=agent.planner.span,
         limits=limits_of(env),
         cost_budget=tuple(
             np.broadcast_to(config.agent.cost_budget, env.num_constraints).tolist()
         ),
-        beta=beta,
+        beta=np.asarray(agent.beta),
     )

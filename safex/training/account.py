@@ -107,7 +107,7 @@ def account(record: EpisodeRecord, beta: np.ndarray, horizon: int) -> EpisodeAcc
     Args:
       record: the episode.
       beta: `[D]` confidence width.
-      horizon: H of the plans, for predicted against actual cost.
+      horizon: steps that the costs of a plan are of, for predicted against actual cost.
     """
     violating = np.any(record.cost > 0, axis=1)
     # Cost of the next H steps from each step on, shorter at the end of the episode.

@@ -143,7 +143,7 @@ class Trainer:
       env: the system.
       agent: the agent.
       config: how much is collected.
-      horizon: H of the agent's plans, for predicted against actual cost.
+      horizon: steps that the costs of a plan are of, for predicted against actual cost.
       warn: told of anything unusual that does not stop the run.
       report: told of progress.
       vary: makes system and agent from a run's `traced`, which may be traced numbers;

@@ -47,7 +47,7 @@ class RunInfo(NamedTuple):
       revision: of the code.
       episodes: planned episodes.
       random_steps: steps of the random phase.
-      horizon: H of the plans.
+      horizon: steps that the costs of a plan are of, H and what the backup adds.
       limits: what each constraint is about.
       cost_budget: allowed cost of an episode under each constraint.
       beta: `[D]` confidence width.
