@@ -1237,7 +1237,7 @@ class ScheduleConfig:
     """
 
     kind: str = "constant"
-    final: float = 3.0
+    final: float = 1.0
     num_episodes: int = 10
     scale: float = 0.25
     midpoint: float = 10.0
@@ -1524,8 +1524,8 @@ class MPCConfig:
     """
 
     beta: tuple[float, ...] = (1.0,)
-    pes_alpha: float = 2.0
-    opt_alpha: float = 1.0
+    pes_alpha: float = 0.6
+    opt_alpha: float = 0.3
     pes_schedule: ScheduleConfig = ScheduleConfig()
     opt_schedule: ScheduleConfig = ScheduleConfig()
     cost_budget: tuple[float, ...] = (0.0,)
