@@ -357,7 +357,7 @@ class Trainer:
                 "in_turn": layout.in_turn,
             }
             accounts.append_jsonl(run.folder / "timing.jsonl", [timing])
-            where = f"the fit after episode {episode} (seed {run.seed_index})"
+            where = f"the fit after episode {episode} (seed {run.seed}, {run.folder})"
             _check_finite(_row(fit, index), where)
             _check_finite(_row(leaves, index), f"parameters, {where}")
             violating_steps[index] += entry.violating_steps
@@ -418,7 +418,7 @@ class Trainer:
                 }
                 _check_finite(
                     named,
-                    f"episode {episode} (seed {run.seed_index})",
+                    f"episode {episode} (seed {run.seed}, {run.folder})",
                     first_step=self._steps_before(episode) + first,
                 )
                 self._report(
