@@ -119,7 +119,8 @@ def build_agent(config: ExperimentConfig, env: Any, *, check: bool = True) -> MP
     for name, size in sizes.items():
         count = len(getattr(config.agent, name))
         if count not in (1, size):
-            raise ConfigError(f"agent.{name} needs 1 or {size} entries, got {count}")
+            wanted = "1 entry" if size == 1 else f"1 or {size} entries"
+            raise ConfigError(f"agent.{name} needs {wanted}, got {count}")
     steps = config.agent.episode_steps or config.train.num_rollout_steps
     rule = RULES[config.constraint.kind](config.constraint.settings)
     with _named("agent"):

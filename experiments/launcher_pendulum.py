@@ -4,7 +4,7 @@ python experiments/launcher_pendulum.py method=minmax model=bnn
 
 method is a file in experiments/config/method, model one in experiments/config/model.
 Any field of the YAML files in experiments/config can be overridden by its full name,
-and `preset=debug` runs the whole thing in about 40 s.
+and `preset=debug` runs the whole thing, small, in a minute or two.
 """
 
 import sys

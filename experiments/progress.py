@@ -1,6 +1,7 @@
 """Live progress: seed, episode, return, violations so far, time left."""
 
 import time
+from collections.abc import Sequence
 from types import TracebackType
 
 from rich.console import Console
@@ -17,14 +18,21 @@ class LiveProgress:
     Args:
       console: where to print.
       config: how many steps and episodes there are.
-      num_seeds: seeds of the job.
+      names: of the points of a grid, one for each run of the job; empty for a run of
+        no grid.
       quiet: print nothing but warnings.
     """
 
     def __init__(
-        self, console: Console, config: TrainConfig, num_seeds: int, *, quiet: bool
+        self,
+        console: Console,
+        config: TrainConfig,
+        names: Sequence[str],
+        *,
+        quiet: bool,
     ) -> None:
-        self._console, self._config, self._num_seeds = console, config, num_seeds
+        self._console, self._config = console, config
+        self._names, self._num_seeds = names, len(names)
         self._quiet = quiet
         self._rows: dict[int, Progress] = {}
         self._start = time.monotonic()
@@ -61,7 +69,7 @@ class LiveProgress:
             self._live.update(self._table())
         elif not self._quiet and progress.step == self._length(progress.episode):
             self.say(
-                f"seed {progress.seed_index + 1}/{self._num_seeds}  "
+                f"seed {self._seed(progress.seed_index)}  "
                 f"{self._episode(progress)}  return {progress.episode_return:8.1f}  "
                 f"violations so far {progress.violating_steps}  "
                 f"time left {self._time_left()}"
@@ -77,7 +85,7 @@ class LiveProgress:
         for index, p in self._rows.items():
             last = "" if p.last_return is None else f"{p.last_return:.1f}"
             table.add_row(
-                f"{index + 1}/{self._num_seeds}",
+                self._seed(index),
                 self._episode(p),
                 f"{p.step}/{self._length(p.episode)}",
                 f"{p.episode_return:.1f}",
@@ -86,6 +94,10 @@ class LiveProgress:
                 self._time_left() if index == newest else "",
             )
         return table
+
+    def _seed(self, index: int) -> str:
+        """Which run of the job, and of which point."""
+        return f"{index + 1}/{self._num_seeds} {self._names[index]}".rstrip()
 
     def _episode(self, progress: Progress) -> str:
         if progress.episode == 0:

@@ -70,14 +70,15 @@ def run_job(config: ExperimentConfig) -> Path:
                 # Before it is trained, so that what there is of it can be read.
                 _write_once(folder / point.name, point.config)
         seeds = draw_seeds(config.job.seed, config.job.num_seeds_per_hparam)
+        if any(folder.rglob("*.ckpt")):
+            console.print("going on from the last checkpoints there")
+        groups = same_program(points)
+        names = [point.name for group in groups for point in group for _ in seeds]
         with LiveProgress(
-            console,
-            config.train,
-            len(points) * len(seeds),
-            quiet=not config.verbose,
+            console, config.train, names, quiet=not config.verbose
         ) as progress:
             index = 0
-            for group in same_program(points):
+            for group in groups:
                 _train(group, folder, seeds, index, progress)
                 index += len(group) * len(seeds)
         summaries = [_report(point, folder, seeds, console) for point in points]

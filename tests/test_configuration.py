@@ -315,7 +315,7 @@ def test_k_above_n_in_icem():
 @pytest.mark.parametrize(("name", "size"), [("beta", 3), ("cost_budget", 1)])
 def test_a_list_of_the_wrong_length(name, size):
     config = read(f"agent.{name}=[1,2]")
-    with pytest.raises(ConfigError, match=f"{name} needs 1 or {size} entries, got 2"):
+    with pytest.raises(ConfigError, match=f"{name} needs 1 .*, got 2"):
         build_agent(config, Pendulum.from_config())
 
 

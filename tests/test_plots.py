@@ -382,10 +382,25 @@ def test_margin_of_a_forecast_is_that_of_its_box():
     np.testing.assert_array_equal(margins.actual, record.margin[window])
     speed = mean[:, 2]
     np.testing.assert_allclose(margins.mean[:, 0], np.abs(speed) - 6.0, atol=1e-6)
-    fast, slow = np.where(speed > 0, 0.5, 0.2), np.where(speed > 0, 0.2, 0.5)
-    assert len(set(fast)) == 2  # both signs occur
-    np.testing.assert_allclose((margins.upper - margins.mean)[:, 0], fast, atol=1e-6)
-    np.testing.assert_allclose((margins.mean - margins.lower)[:, 0], slow, atol=1e-6)
+    assert len(set(np.sign(speed))) == 2  # both signs occur
+    ends = np.abs([forecast.lower[:, 2], forecast.upper[:, 2]])
+    straddles = forecast.lower[:, 2] * forecast.upper[:, 2] < 0
+    least = np.where(straddles, 0.0, ends.min(0))
+    np.testing.assert_allclose(margins.upper[:, 0], ends.max(0) - 6.0, atol=1e-5)
+    np.testing.assert_allclose(margins.lower[:, 0], least - 6.0, atol=0.02)
+
+
+def test_a_band_on_both_sides_of_zero_is_as_wide_as_its_farther_side():
+    # Linearised at the mean, |x| would seem to fall where the band grows most.
+    record = swing(steps=13)
+    mean = np.zeros((5, 3))
+    mean[:, 2] = [-0.1, 0.1, 0.0, 2.0, -2.0]
+    low, high = np.array([0.1, 0.1, 3.0]), np.array([0.1, 0.1, 8.0])
+    forecast = Forecast(0, mean, mean - low, mean + high, record.next_obs[:5])
+    margins = forecast_margins(PENDULUM, record, forecast)
+    farthest = np.maximum(np.abs(mean[:, 2] - 3.0), np.abs(mean[:, 2] + 8.0))
+    np.testing.assert_allclose(margins.upper[:, 0], farthest - 6.0, atol=1e-5)
+    assert np.all(margins.lower >= -6.0)
 
 
 def test_limits_are_named_with_value_and_unit():

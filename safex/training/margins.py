@@ -1,5 +1,6 @@
 """How far past its limits a system went, and how far a prediction says it goes."""
 
+import itertools
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -72,7 +73,10 @@ def prediction_margins(
 def forecast_margins(
     env: Environment, record: "EpisodeRecord", forecast: "Forecast"
 ) -> Margins:
-    """Margins of a forecast: those of its band are the extremes over the band's box.
+    """Margins of a forecast; of its band, the extremes found in the band's box.
+
+    Looked at are its corners (some of them, in many dimensions), its middle and
+    points in between; a limit on a size, `|x|`, has its largest margin at a corner.
 
     Args:
       env: the system.
@@ -82,15 +86,33 @@ def forecast_margins(
     window = slice(forecast.start_step, forecast.start_step + len(forecast.mean))
     # The mean path starts at what was observed.
     obs = np.concatenate([record.obs[window][:1], forecast.mean[:-1]])
-    value, slope = _linearised(env, obs, record.action[window], forecast.mean)
-    one = slope * (forecast.lower - forecast.mean)[:, None]
-    other = slope * (forecast.upper - forecast.mean)[:, None]
-    return Margins(
-        record.margin[window],
-        value,
-        value + np.minimum(one, other).sum(-1),
-        value + np.maximum(one, other).sum(-1),
+    action = record.action[window]
+    share = _points_of_box(forecast.mean.shape[1])[:, None]
+    points = forecast.lower + share * (forecast.upper - forecast.lower)
+    found = np.asarray(_margins(env, *map(jnp.asarray, (obs, action, points))))
+    mean = np.asarray(
+        _margins(env, *map(jnp.asarray, (obs, action, forecast.mean[None])))
     )
+    every = np.concatenate([mean, found])
+    return Margins(record.margin[window], mean[0], every.min(0), every.max(0))
+
+
+def _points_of_box(dim: int) -> np.ndarray:
+    """`[points, dim]` in [0, 1]: corners, at most 512, and uniform points."""
+    corners = np.array(
+        list(itertools.islice(itertools.product((0.0, 1.0), repeat=dim), 512))
+    )
+    random = np.random.default_rng(0)
+    inside = random.uniform(size=(256, dim))
+    return np.concatenate([corners, np.round(random.uniform(size=(64, dim))), inside])
+
+
+@jax.jit
+@partial(jax.vmap, in_axes=(None, None, None, 0))
+@partial(jax.vmap, in_axes=(None, 0, 0, 0))
+def _margins(env: Environment, obs: Array, action: Array, next_obs: Array) -> Array:
+    """`[points, T, C]` of `[T, D]`, `[T, A]`, `[points, T, D]`."""
+    return env.margin(obs, action, next_obs)
 
 
 def _linearised(
