@@ -358,7 +358,7 @@ def test_what_a_system_lacks_is_named_by_the_setting(override, words):
         terminal_value = None
 
     with pytest.raises(ConfigError) as caught:
-        build_agent(read(override), Bare.from_config())
+        build_agent(read("method=safe", override), Bare.from_config())
     assert str(caught.value).startswith(words)
 
 
