@@ -118,7 +118,7 @@ def traced_of(config: ExperimentConfig) -> Traced:
     return Traced(
         env,
         Widths.of(config.agent, env),
-        () if noise_alpha is None else jnp.asarray(noise_alpha),
+        () if noise_alpha is None else jnp.asarray(noise_alpha, jnp.float32),
     )
 
 

@@ -18,6 +18,7 @@ from safex.errors import CheckpointError
 from safex.models.true_dynamics import TrueDynamics
 from safex.optimizers.minmax import MinMax
 from safex.training.account import load_record
+from safex.training.forecast import load_forecast
 from safex.types import Prediction
 from tests.test_configuration import read
 from tests.test_loop import make_trainer, seed_run
@@ -117,7 +118,7 @@ def test_a_run_is_as_if_it_had_its_numbers_compiled_in(together, points, tmp_pat
 
 def test_the_runs_differ_as_their_numbers_do(together):
     folder, _ = together
-    plain, heavy, narrow = (records(folder / str(i)) for i in range(3))
+    plain, heavy = (records(folder / str(i)) for i in range(2))
     # The same key, so the same random actions; but another mass.
     np.testing.assert_array_equal(plain[0].action, heavy[0].action)
     assert np.abs(plain[0].next_obs - heavy[0].next_obs).max() > 0.05
@@ -128,9 +129,13 @@ def test_the_runs_differ_as_their_numbers_do(together):
     )
     assert heavy[0].cost.sum() > 0
     lines = (folder / "1" / "violations.jsonl").read_text().splitlines()
-    limits = {limit for line in lines for limit in json.loads(line)["limits"]}
-    assert limits == {pytest.approx(0.2)}
-    assert np.any(plain[1].action != narrow[1].action)
+    limits = [limit for line in lines for limit in json.loads(line)["limits"]]
+    assert limits == pytest.approx(len(lines) * [0.2])
+    # The pessimist's reach in one step: pes_alpha beta times an epistemic std of 0.05.
+    for i, reach in ((0, 0.6 * 1.0 * 0.05), (2, 0.5 * 3.0 * 0.05)):
+        band = load_forecast(folder / str(i) / "forecast.npz")
+        half = 0.5 * (band.upper - band.lower)[0, 2]
+        assert half == pytest.approx(reach, rel=1e-3)
 
 
 def test_coverage_counts_each_runs_own_band(together):

@@ -54,8 +54,9 @@ class Widths(NamedTuple):
         """Those of a configuration, for a system's dimensions."""
         return cls(
             beta=_entries(config.beta, env.obs_dim),
-            pes_alpha=jnp.asarray(config.pes_alpha),
-            opt_alpha=jnp.asarray(config.opt_alpha),
+            # Typed: a number that takes its type from its neighbours compiles anew.
+            pes_alpha=jnp.asarray(config.pes_alpha, jnp.float32),
+            opt_alpha=jnp.asarray(config.opt_alpha, jnp.float32),
             cost_budget=_entries(config.cost_budget, env.num_constraints),
         )
 
