@@ -136,11 +136,10 @@ def _static_part(config: ExperimentConfig) -> str:
     for name in _TRACED_OF_AGENT:
         del numbers["agent"][name]
     numbers["planner"].pop("noise_alpha", None)
-    system = build_env(config)
-    params = [field.name for field in dataclasses.fields(system.params)]
-    for name in params:
-        numbers["env"].pop(name, None)
-    leaves = jax.tree.leaves(traced_of(config))
+    traced = traced_of(config)
+    for field in dataclasses.fields(traced.env.params):
+        numbers["env"].pop(field.name, None)
+    leaves = jax.tree.leaves(traced)
     kinds = [(jnp.shape(leaf), str(jnp.result_type(leaf))) for leaf in leaves]
     return json.dumps([numbers, kinds], sort_keys=True)
 
