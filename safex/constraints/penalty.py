@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
+from safex.config import PenaltyConfig
 from safex.constraints.rule import Rule, net_value
 from safex.types import Array, PyTree, Score
 
@@ -58,12 +59,7 @@ class Penalty(Rule):
         Raises:
           ValueError: names the field, its value and what would be right.
         """
-        if self.barrierfn not in PENALTIES:
-            raise ValueError(
-                f"barrierfn must be one of {tuple(PENALTIES)}, got {self.barrierfn!r}"
-            )
-        if not self.lmbda >= 0:
-            raise ValueError(f"lmbda must be >= 0, got {self.lmbda}")
+        PenaltyConfig(self.lmbda, self.barrierfn)
 
     def merit(self, state: PyTree, threshold: Array, score: Score) -> Array:
         """The penalised value."""
