@@ -35,7 +35,7 @@ _NOT_IN_A_GRID = (
 )
 # Numbers of the agent that may be traced; those of the system all may, if it says so by
 # being a pytree of them.
-_TRACED_OF_AGENT = ("beta", "pes_alpha", "opt_alpha", "cost_budget")
+_TRACED_OF_AGENT = ("beta", "pes_alpha", "pes_steps", "opt_alpha", "cost_budget")
 
 
 class Point(NamedTuple):

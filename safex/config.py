@@ -991,8 +991,8 @@ class MinMaxConfig:
       min_std: floor of both stds.
       mode: `worst_case` (max over the E adversaries) or `mean` (their average, as the
         reference study has it).
-      corners: also try adversaries that are constant in time at the corners of
-        [-1, 1]^D.
+      corners: also try adversaries at the corners of [-1, 1]^D, for one step, a
+        quarter of the horizon and all of it.
       verify: attack the final candidates once more and choose among them by what the
         attack found.
       gradient_steps: steps of signed gradient ascent that end every y-step, from the
@@ -1509,6 +1509,10 @@ class MPCConfig:
       beta: confidence width, one number or one per observation dimension: the model
         claims that the truth lies within `beta` calibrated epistemic stds.
       pes_alpha: the adversary's multiple of `beta` stds, before its schedule.
+      pes_steps: steps of a plan in which the adversary may push as far as that, or
+        weaker in more of them, the sum of squares being the same; None is in all. With
+        errors as independent from step to step as Gaussian noise 1 is exact, and an
+        error that lasts n steps asks for n.
       opt_alpha: the optimistic agent's multiple of `beta` stds, before its schedule.
       pes_schedule: how `pes_alpha` changes over episodes.
       opt_schedule: how `opt_alpha` changes over episodes.
@@ -1524,7 +1528,8 @@ class MPCConfig:
     """
 
     beta: tuple[float, ...] = (1.0,)
-    pes_alpha: float = 0.6
+    pes_alpha: float = 2.0
+    pes_steps: float | None = 2.0
     opt_alpha: float = 0.3
     pes_schedule: ScheduleConfig = ScheduleConfig()
     opt_schedule: ScheduleConfig = ScheduleConfig()
@@ -1549,6 +1554,8 @@ class MPCConfig:
         if self.budget_switch and self.backup != "policy":
             raise ValueError(f"budget_switch needs backup 'policy', got {self.backup}")
         require_at_least(0, self, ("pes_alpha", "opt_alpha", "switch_noise_alpha"))
+        if self.pes_steps is not None:
+            require_at_least(1, self, ("pes_steps",))
         if self.episode_steps is not None:
             require_at_least(1, self, ("episode_steps",))
 

@@ -201,6 +201,26 @@ def hallucinated_transition(
     return transition
 
 
+def within_reach(eta: Array, steps: Array | float, held: int = 0) -> Array:
+    """Scales an adversary back to the pushes it may afford over a whole rollout.
+
+    `sum_t max_d eta_td^2 <= steps`: to the full in that many steps, or weaker in more.
+    For `steps` 1, a width of r stds and errors that are independent Gaussian from step
+    to step, the worst push of a linear quantity is its mean plus r of its own stds; a
+    box in every step adds the stds up instead of their squares. An ellipsoid as in
+    Ben-Tal and Nemirovski 1999; the budget of uncertainty of Bertsimas and Sim 2004.
+
+    Args:
+      eta: `[H, D]` in [-1, 1].
+      steps: `[]` how many, infinite for no such limit.
+      held: further steps through which the last push is held.
+    """
+    push = jnp.max(eta**2, axis=1)
+    spent = push.sum() + held * push[-1]
+    # This way round an infinite number of steps has a slope, of 0.
+    return eta / jnp.sqrt(jnp.maximum(spent / steps, 1.0))
+
+
 def evaluate(
     env: Environment,
     transition: Callable[[Array, Array, Any], Outcome],

@@ -158,7 +158,7 @@ def test_it_climbs_through_a_model_and_the_projection():
         run = jit(lambda key: player._y_step(key, player.init(key), agents, game)[1])
         return run(KEY).margin.max()
 
-    # No adversary does more than the best of all constant corners, found by hand.
+    # No adversary does more than the best of all corners, found by hand.
     transition = rollout.hallucinated_transition(Model(), None, env, widths, 0.0)
     corners = MinMax(1, 3, MinMaxConfig(horizon=H))._corners()
     by_corner = jit(

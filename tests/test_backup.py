@@ -366,7 +366,8 @@ SPAN = TerminalConfig(steps=11)
 
 
 def test_switch_cost_by_hand():
-    spending = agent(Slope(), Safe(1, terminal=SPAN), **SPENDING)
+    planner = Safe(1, terminal=SPAN)
+    spending = agent(Slope(), planner, pes_steps=None, **SPENDING)
     state = spending.init(KEY)
     for x, action, cost in ((0.0, 1.0, 1.0), (4.0, 1.0, 5.0), (4.0, -1.0, 3.0)):
         found = spending.switch_cost(state, jnp.array([x]), jnp.array([action]))

@@ -697,18 +697,25 @@ def test_search_starts_from_the_agents_of_the_state(quick):
 
 
 @pytest.mark.parametrize("y_dim", [1, 2, 3])
-def test_corners_are_all_sign_patterns_held_over_time(y_dim):
+def test_corners_are_all_sign_patterns_held_for_a_while(y_dim):
     corners = np.asarray(MinMax(1, y_dim, MinMaxConfig())._corners())
-    assert corners.shape == (2**y_dim, 20, y_dim)
-    assert np.all(np.abs(corners) == 1.0)
-    assert np.all(corners == corners[:, :1])
-    assert len(np.unique(corners[:, 0], axis=0)) == 2**y_dim
+    assert corners.shape == (3 * 2**y_dim, 20, y_dim)
+    assert len(np.unique(corners, axis=0)) == 3 * 2**y_dim
+    for part, duration in zip(np.split(corners, 3), (1, 5, 20), strict=True):
+        assert np.all(np.abs(part[:, :duration]) == 1.0)
+        assert np.all(part[:, :duration] == part[:, :1])
+        assert not part[:, duration:].any()
 
 
 def test_corners_of_many_dimensions_are_the_axes():
     corners = np.asarray(MinMax(1, 5, MinMaxConfig())._corners())
     assert len(np.unique(corners[:, 0], axis=0)) == 10
-    assert np.all(np.abs(corners).sum(2) == 1.0)
+    assert np.all(np.abs(corners[:, 0]).sum(1) == 1.0)
+
+
+def test_corners_of_a_short_horizon_are_not_there_twice():
+    corners = np.asarray(MinMax(1, 1, MinMaxConfig(horizon=2))._corners())
+    assert len(np.unique(corners, axis=0)) == len(corners) == 4
 
 
 def test_first_adversaries_are_at_corners():

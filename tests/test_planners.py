@@ -357,10 +357,17 @@ def test_update_moves_pessimism_by_its_schedule(minmax):
         assert metrics["model/fits"] == 1.0
 
 
-def test_band_holds_all_constant_adversaries(minmax):
+@pytest.mark.parametrize(
+    ("pes_steps", "pushes"),
+    # Two full pushes, or three of sqrt(2 / 3); one, or three of sqrt(1 / 3).
+    [(None, (1.0, 2.0, 3.0)), (2.0, (1.0, 2.0, 6**0.5)), (1.0, (1.0, 2**0.5, 3**0.5))],
+)
+def test_band_holds_all_constant_adversaries(minmax, pes_steps, pushes):
+    widths = Widths.of(MPCConfig(beta=(0.5, 1.0), pes_steps=pes_steps), LINE)
+    agent = dataclasses.replace(minmax.agent, widths=widths)
     state = minmax.state._replace(pessimism=jnp.float32(2.0))
-    nominal, low, high = minmax.agent.band(state, START, ACTIONS)
-    reach = 2.0 * np.array([0.5, 1.0]) * EP * np.array([[1.0], [2.0], [3.0]])
+    nominal, low, high = agent.band(state, START, ACTIONS)
+    reach = 2.0 * np.array([0.5, 1.0]) * EP * np.array(pushes)[:, None]
     assert_close(
         (nominal, low, high), (MEAN_PATH, MEAN_PATH - reach, MEAN_PATH + reach)
     )

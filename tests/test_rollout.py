@@ -373,3 +373,45 @@ def test_members_are_dealt_evenly_at_every_step():
     assert counts.min() == 1
     assert counts.max() == 2
     assert np.all(np.ptp(counts, axis=0) > 0)
+
+
+# What an adversary may afford over a whole rollout.
+
+
+def test_an_adversary_within_its_reach_is_left_alone():
+    eta = jnp.array([[1.0, -0.5], [0.0, 0.0], [-0.6, 0.8]])
+    for steps in (1.64, 2.0, np.inf):
+        assert_close(rollout.within_reach(eta, steps), eta)
+    assert_close(rollout.within_reach(jnp.zeros((3, 2)), 1.0), jnp.zeros((3, 2)))
+
+
+@pytest.mark.parametrize("held", [0, 4])
+def test_an_adversary_spends_its_steps_and_no_more(held):
+    eta = jax.random.uniform(jax.random.key(0), (6, 2), minval=-1.0)
+    scaled = np.asarray(rollout.within_reach(eta, 1.5, held))
+    through = np.concatenate([scaled, np.repeat(scaled[-1:], held, axis=0)])
+    assert (np.abs(through).max(1) ** 2).sum() == pytest.approx(1.5, rel=1e-5)
+    ratio = scaled / np.asarray(eta)
+    assert_close(ratio, np.full_like(ratio, ratio[0, 0]))
+
+
+def test_one_step_is_the_quantile_of_independent_errors():
+    # x_T = sum_t w_t e_t with e_t ~ N(0, 1): its std is |w|, and so is the worst push.
+    weights = jnp.array([0.3, 1.0, -2.0, 0.7])
+    etas = jax.random.uniform(jax.random.key(0), (100_000, 4, 1), minval=-1.0)
+    pushed = jax.vmap(lambda eta: rollout.within_reach(eta, 1.0)[:, 0] @ weights)(etas)
+    std = float(jnp.linalg.norm(weights))
+    assert 0.98 * std < float(pushed.max()) <= std + 1e-5
+    best = (weights / jnp.abs(weights).max())[:, None]
+    assert_close(rollout.within_reach(best, 1.0)[:, 0] @ weights, std)
+    # Errors that last all four steps add up instead: that is the box.
+    box = jnp.sign(weights)[:, None]
+    assert_close(rollout.within_reach(box, 4.0)[:, 0] @ weights, 4.0)
+
+
+def test_the_reach_has_a_finite_slope_where_nothing_is_pushed():
+    for steps in (1.0, np.inf):
+        slope = jax.grad(lambda eta, s=steps: rollout.within_reach(eta, s).sum())
+        assert_close(slope(jnp.zeros((3, 2))), jnp.ones((3, 2)))
+    # Nor does the absence of a limit stop an adversary from climbing.
+    assert_close(slope(jnp.ones((3, 2))), jnp.ones((3, 2)))

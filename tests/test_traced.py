@@ -132,7 +132,7 @@ def test_the_runs_differ_as_their_numbers_do(together):
     limits = [limit for line in lines for limit in json.loads(line)["limits"]]
     assert limits == pytest.approx(len(lines) * [0.2])
     # The pessimist's reach in one step: pes_alpha beta times an epistemic std of 0.05.
-    for i, reach in ((0, 0.6 * 1.0 * 0.05), (2, 0.5 * 3.0 * 0.05)):
+    for i, reach in ((0, 2.0 * 1.0 * 0.05), (2, 0.5 * 3.0 * 0.05)):
         band = load_forecast(folder / str(i) / "forecast.npz")
         half = 0.5 * (band.upper - band.lower)[0, 2]
         assert half == pytest.approx(reach, rel=1e-3)

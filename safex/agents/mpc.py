@@ -6,6 +6,8 @@ the costs count by, all passed in.
 """
 
 import dataclasses
+import math
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +17,7 @@ from safex import rollout
 from safex.agents.planners import Planner, Situation
 from safex.config import MPCConfig, TerminalConfig
 from safex.constraints.rule import COST_TOLERANCE, Constraint, Rule
-from safex.optimizers.minmax import Game, corner_signs
+from safex.optimizers.minmax import Game, corner_signs, doubling, first_steps
 from safex.returns import horizon_threshold
 from safex.schedules import scheduled
 from safex.types import (
@@ -40,22 +42,26 @@ class Widths(NamedTuple):
     Attributes:
       beta: `[D]` confidence width of each observation dimension.
       pes_alpha: `[]`.
+      pes_steps: `[]`, infinite for all.
       opt_alpha: `[]`.
       cost_budget: `[C]` allowed cost of an episode under each constraint.
     """
 
     beta: Array
     pes_alpha: Array
+    pes_steps: Array
     opt_alpha: Array
     cost_budget: Array
 
     @classmethod
     def of(cls, config: MPCConfig, env: Environment) -> "Widths":
         """Those of a configuration, for a system's dimensions."""
+        steps = math.inf if config.pes_steps is None else config.pes_steps
         return cls(
             beta=_entries(config.beta, env.obs_dim),
             # Typed: a number that takes its type from its neighbours compiles anew.
             pes_alpha=jnp.asarray(config.pes_alpha, jnp.float32),
+            pes_steps=jnp.asarray(steps, jnp.float32),
             opt_alpha=jnp.asarray(config.opt_alpha, jnp.float32),
             cost_budget=_entries(config.cost_budget, env.num_constraints),
         )
@@ -224,6 +230,7 @@ class MPCAgent:
             state.pessimism * self.beta,
             state.optimism * self.beta,
             state.episode,
+            self._widths.pes_steps,
         )
         problem = self.planner.problem(problem_key, self.env, self.model, situation)
         # What is left of a plan with the backup behind it is feasible if the plan was.
@@ -275,9 +282,10 @@ class MPCAgent:
     def switch_cost(self, state: MPCState, obs: Array, action: Array) -> Array:
         """What one action and then the backup may cost over `H + K` steps, `[C]`.
 
-        The worst of adversaries that push every dimension one way all the time, and of
-        none at all: the pessimistic cost-to-go of the safe policy (Wendl et al. 2026,
-        arXiv 2601.19612), over the horizon in place of the rest of the episode.
+        The worst of adversaries that push every dimension one way, some for a while and
+        some all the time, and of none at all: the pessimistic cost-to-go of the safe
+        policy (Wendl et al. 2026, arXiv 2601.19612), over the horizon in place of the
+        rest of the episode.
 
         Args:
           state: the agent's state.
@@ -291,21 +299,15 @@ class MPCAgent:
             state.pessimism * self.beta,
             self.config.switch_noise_alpha,
         )
-        terminal = TerminalConfig(steps=self.planner.span - 1)
+        span = self.planner.span
+        terminal = TerminalConfig(steps=span - 1)
 
         def cost(eta: Array) -> Array:
             return rollout.evaluate(
-                self.env,
-                hallucinated,
-                obs,
-                action[None],
-                eta[None],
-                terminal=terminal,
+                self.env, hallucinated, obs, action[None], eta, terminal=terminal
             ).cost
 
-        corners = corner_signs(self.env.obs_dim)
-        etas = jnp.concatenate([jnp.zeros_like(corners[:1]), corners])
-        return jax.vmap(cost)(etas).max(0)
+        return jax.vmap(cost)(self._pushes(span)).max(0)
 
     def _tail(self, state: MPCState, obs: Array, decision: Array) -> Array:
         """`[A]` what the backup does where a plan is expected to end."""
@@ -351,20 +353,25 @@ class MPCAgent:
 
         Returns:
           nominal, lowest and highest observation of each step, each `[H, D]`; the last
-          two over adversaries that push every dimension one way all the time.
+          two over adversaries that push every dimension one way, some for a while and
+          some all the time.
         """
         hallucinated = rollout.hallucinated_transition(
             self.model, state.model_state, self.env, state.pessimism * self.beta, 0.0
         )
 
-        def push(eta: Array) -> Array:
-            steps = jnp.broadcast_to(eta, (actions.shape[0], eta.shape[0]))
-            return rollout.trajectory(hallucinated, obs, actions, steps)
+        def path(eta: Array) -> Array:
+            return rollout.trajectory(hallucinated, obs, actions, eta)
 
-        nominal = push(jnp.zeros(self.env.obs_dim))
-        pushed = jax.vmap(push)(corner_signs(self.env.obs_dim))
-        paths = jnp.concatenate([nominal[None], pushed])
-        return nominal, paths.min(0), paths.max(0)
+        paths = jax.vmap(path)(self._pushes(actions.shape[0]))
+        return paths[0], paths.min(0), paths.max(0)
+
+    def _pushes(self, length: int) -> Array:
+        """None, then one way for 1, 2, 4, ... steps and all, `[pushes, length, D]`."""
+        etas = first_steps(corner_signs(self.env.obs_dim), length, doubling(length))
+        etas = jnp.concatenate([jnp.zeros_like(etas[:1]), etas])
+        within = partial(rollout.within_reach, steps=self._widths.pes_steps)
+        return jax.vmap(within)(etas)
 
     def test_rows(self, data: Dataset) -> Array:
         """`[capacity]` bool: rows that the model neither trained nor calibrated on."""

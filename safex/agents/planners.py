@@ -14,6 +14,7 @@ MinMax. In each the reward may give way to what the model does not know (`OPAX`,
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -57,6 +58,7 @@ class Situation(NamedTuple):
       pessimism: `[D]` multiple of the calibrated epistemic std an adversary has.
       optimism: `[D]` multiple of it that an optimistic agent has.
       episode: `[]` int32 number of the episode, 1 for the first that is planned.
+      pes_steps: `[]` steps in which an adversary may push to the full.
     """
 
     obs: Array
@@ -64,6 +66,7 @@ class Situation(NamedTuple):
     pessimism: Array
     optimism: Array
     episode: Array | int = 1
+    pes_steps: Array | float = math.inf
 
 
 class Planner(Protocol):
@@ -392,18 +395,26 @@ class Pessimistic(_Sampled):
             value, cost, margin = scores(actions)
             return Score(value.mean(), cost.mean(0), margin.max(0))
 
-        def attacked(actions: Array, eta: Array) -> tuple[Array, Array]:
-            score = rollout.evaluate(
+        reward = self._reward(env, model, situation)
+
+        def joint(actions: Array, eta: Array) -> Score:
+            return rollout.evaluate(
                 env,
                 pessimistic,
                 situation.obs,
                 actions,
-                eta,
+                rollout.within_reach(eta, situation.pes_steps, self.terminal.steps),
                 terminal=self.terminal,
+                reward=reward,
             )
+
+        def attacked(actions: Array, eta: Array) -> tuple[Array, Array]:
+            score = joint(actions, eta)
             return score.cost, score.margin
 
-        return Game(nominal, attacked)
+        # A rollout of the mean is one whose adversary does nothing.
+        same = self.sampling_mode == "MEAN"
+        return Game(nominal, attacked, joint if same else None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -471,6 +482,7 @@ class OptimisticPessimistic(_Rollouts):
 
         def attacked(decision: Array, eta: Array) -> tuple[Array, Array]:
             actions = self.actions(decision)
+            eta = rollout.within_reach(eta, situation.pes_steps, self.terminal.steps)
             score = rollout.evaluate(
                 env, pessimistic, obs, actions, eta, terminal=self.terminal
             )

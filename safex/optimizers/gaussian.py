@@ -88,7 +88,11 @@ def evaluate(
     objective: Callable[[Array], Score], actions: Array, num_devices: int = 1
 ) -> Candidates:
     """Scores `[N, H, A]` sequences; one that is not finite can never be chosen."""
-    score = mapped(objective, num_devices)(actions)
+    return scored(actions, mapped(objective, num_devices)(actions))
+
+
+def scored(actions: Array, score: Score) -> Candidates:
+    """Candidates of which none that is not finite can be chosen."""
     # A cost that counts margins above 0 does not see one that is NaN.
     known = jnp.isfinite(score.cost) & ~jnp.isnan(score.margin)
     finite = jnp.isfinite(score.value) & known.all(-1)

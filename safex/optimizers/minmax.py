@@ -8,8 +8,8 @@ out in order of age, which makes the x-step a cutting-plane bound on the inner m
 
 import dataclasses
 import itertools
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ from safex.constraints.rule import Constraint, total_margin
 from safex.optimizers import gaussian
 from safex.optimizers.gaussian import Candidates
 from safex.optimizers.spread import mapped
-from safex.types import Array, Metrics, Plan, Score
+from safex.types import Array, Metrics, Plan, PyTree, Score
 
 # All sign patterns up to this many adversary dimensions (16 sequences), axes beyond.
 _MAX_CORNER_DIM = 4
@@ -32,10 +32,13 @@ class Game(NamedTuple):
     Attributes:
       nominal: `x [H, X] -> Score`, the value, and the cost without an adversary.
       attacked: `x [H, X], y [H, Y] -> (cost [C], margin [C])`.
+      joint: `x [H, X], y [H, Y] -> Score` where both are one and the same rollout,
+        `nominal` being that of y = 0; they then share a batch. None where they differ.
     """
 
     nominal: Callable[[Array], Score]
     attacked: Callable[[Array, Array], tuple[Array, Array]]
+    joint: Callable[[Array, Array], Score] | None = None
 
 
 class MinMaxState(NamedTuple):
@@ -60,6 +63,14 @@ class _Attack(NamedTuple):
     y: Array
     cost: Array
     margin: Array
+
+    @classmethod
+    def of(cls, y: Array, cost: Array, margin: Array) -> "_Attack":
+        """One whose outcome is not known does all harm there is."""
+        # A cost that counts margins above 0 does not see one that is NaN.
+        known = (jnp.isfinite(cost) & ~jnp.isnan(margin)).all(-1, keepdims=True)
+        harm = (jnp.where(known, leaf, jnp.inf) for leaf in (cost, margin))
+        return cls(y, *harm)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,25 +173,40 @@ class MinMax:
         known = state.archive
         if c.corners:
             known = jnp.concatenate([known, self._corners()])
-        known_attack = self._attack(game, agents, known)
 
-        def refit(carry: tuple, key: Array) -> tuple[tuple, _Attack]:
-            mean, std = carry
-            noise_key, pick_key = self._split(key)
-            noise = gaussian.coloured_noise(noise_key, c.exponent_y, shape)
-            samples = mean + std * noise
-            fresh = self._attack(game, agents, jnp.clip(samples, -1.0, 1.0))
-            pool = _concatenate(known_attack, fresh)
+        def draw(mean: Array, std: Array, key: Array) -> Array:
+            noise = gaussian.coloured_noise(self._split(key)[0], c.exponent_y, shape)
+            return jnp.clip(mean + std * noise, -1.0, 1.0)
+
+        def refit(
+            mean: Array, std: Array, key: Array, pool: _Attack
+        ) -> tuple[Array, Array]:
             elites = pool.y[_most_harmful(pool)[: c.num_elites_y]]
             if c.random_elites:
+                pick_key = self._split(key)[1]
                 elites = jax.random.choice(pick_key, pool.y, (c.num_elites_y,))
-            return gaussian.refit(mean, std, elites, 0.0, c.min_std), fresh
+            return gaussian.refit(mean, std, elites, 0.0, c.min_std)
 
-        start = (state.y_mean, jnp.full(shape[1:], c.init_std_y))
-        keys = jax.random.split(key, c.num_iter_y)
-        (mean, _), tried = jax.lax.scan(refit, start, keys)
-        tried = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), tried)
-        attack = _concatenate(known_attack, tried)
+        # The first samples share a batch with those that are known.
+        mean, std = state.y_mean, jnp.full(shape[1:], c.init_std_y)
+        first_key, *keys = jax.random.split(key, c.num_iter_y)
+        first = jnp.concatenate([known, draw(mean, std, first_key)])
+        attack = self._attack(game, agents, first)
+        known_attack = jax.tree.map(lambda leaf: leaf[: known.shape[0]], attack)
+        mean, std = refit(mean, std, first_key, attack)
+
+        def again(
+            carry: tuple[Array, Array], key: Array
+        ) -> tuple[tuple[Array, Array], _Attack]:
+            mean, std = carry
+            fresh = self._attack(game, agents, draw(mean, std, key))
+            pool = _concatenate(known_attack, fresh)
+            return refit(mean, std, key, pool), fresh
+
+        if keys:
+            (mean, std), tried = jax.lax.scan(again, (mean, std), jnp.stack(keys))
+            tried = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), tried)
+            attack = _concatenate(attack, tried)
         if c.gradient_steps:
             climbed = self._climb(game, agents, attack)
             attack = _concatenate(attack, self._attack(game, agents, climbed))
@@ -261,8 +287,15 @@ class MinMax:
 
     def _withstand(self, game: Game, agents: Array, archive: Array) -> Candidates:
         """Agents `[N, H, X]` scored against the archive."""
-        nominal = gaussian.evaluate(game.nominal, agents, self.num_devices)
-        attack = self._attack(game, agents, archive)
+        if game.joint is None:
+            nominal = gaussian.evaluate(game.nominal, agents, self.num_devices)
+            attack = self._attack(game, agents, archive)
+        else:
+            idle = jnp.zeros_like(archive[:1])
+            adversaries = jnp.concatenate([idle, archive])
+            score = self._play(game.joint, agents, adversaries)
+            nominal = gaussian.scored(agents, jax.tree.map(lambda leaf: leaf[0], score))
+            attack = _Attack.of(archive, score.cost[1:], score.margin[1:])
         return self._worst(nominal, attack, self.config.mode)
 
     def _worst(self, nominal: Candidates, attack: _Attack, mode: str) -> Candidates:
@@ -278,22 +311,22 @@ class MinMax:
 
     def _attack(self, game: Game, agents: Array, adversaries: Array) -> _Attack:
         """Every adversary `[N, H, Y]` against every agent `[Ex, H, X]`."""
+        harm = self._play(game.attacked, agents, adversaries)
+        return _Attack.of(adversaries, *harm)
+
+    def _play(
+        self, rollout: Callable[..., Any], agents: Array, adversaries: Array
+    ) -> PyTree:
+        """Every pair, leaves `[N, Ex, ...]`."""
         # Every pair is a row, so that an uneven number of either still shares out.
         numbers = (len(adversaries), len(agents))
         which_y, which_x = jnp.divmod(jnp.arange(numbers[0] * numbers[1]), numbers[1])
 
-        def play(y: Array, x: Array) -> tuple[Array, Array]:
-            return game.attacked(agents[x], adversaries[y])
+        def play(y: Array, x: Array) -> PyTree:
+            return rollout(agents[x], adversaries[y])
 
-        harm = mapped(play, self.num_devices)(which_y, which_x)
-        cost, margin = (leaf.reshape(*numbers, -1) for leaf in harm)
-        # A cost that counts margins above 0 does not see one that is NaN.
-        known = (jnp.isfinite(cost) & ~jnp.isnan(margin)).all(-1, keepdims=True)
-        return _Attack(
-            adversaries,
-            jnp.where(known, cost, jnp.inf),
-            jnp.where(known, margin, jnp.inf),
-        )
+        rows = mapped(play, self.num_devices)(which_y, which_x)
+        return jax.tree.map(lambda leaf: leaf.reshape(*numbers, *leaf.shape[1:]), rows)
 
     def _next_archive(self, attack: _Attack, archive: Array) -> Array:
         """The adversaries that the next x-step must withstand."""
@@ -310,10 +343,9 @@ class MinMax:
         return queue[jnp.argsort(copy, stable=True)[:size]]
 
     def _corners(self) -> Array:
-        """Adversaries constant in time, `[corners, H, Y]`."""
-        signs = corner_signs(self.y_dim)
-        shape = (signs.shape[0], self.config.horizon, self.y_dim)
-        return jnp.broadcast_to(signs[:, None], shape)
+        """Adversaries that push one way, for a while or all the time, `[N, H, Y]`."""
+        H = self.config.horizon
+        return first_steps(corner_signs(self.y_dim), H, (1, -(-H // 4), H))
 
 
 def corner_signs(dim: int) -> Array:
@@ -323,6 +355,19 @@ def corner_signs(dim: int) -> Array:
     else:
         signs = np.concatenate([np.eye(dim), -np.eye(dim)])
     return jnp.asarray(signs, jnp.float32)
+
+
+def first_steps(pushes: Array, length: int, durations: Sequence[int]) -> Array:
+    """Each push `[N, Y]` held for each duration and then let go, `[N', length, Y]`."""
+    until = jnp.asarray(sorted({min(d, length) for d in durations}))
+    active = jnp.arange(length) < until[:, None]
+    etas = active[:, None, :, None] * pushes[None, :, None]
+    return etas.reshape(-1, length, pushes.shape[1])
+
+
+def doubling(length: int) -> list[int]:
+    """1, 2, 4, ... below a length, and the length itself."""
+    return [2**k for k in range(length.bit_length()) if 2**k < length] + [length]
 
 
 def _worst_replies(attack: _Attack) -> Array:
