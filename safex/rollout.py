@@ -201,10 +201,10 @@ def hallucinated_transition(
     return transition
 
 
-def within_reach(eta: Array, steps: Array | float, held: int = 0) -> Array:
-    """Scales an adversary back to the pushes it may afford over a whole rollout.
+def affordable(eta: Array, steps: Array | float, held: int = 0) -> Array:
+    """The share `[]` of its pushes that an adversary may afford over a whole rollout.
 
-    `sum_t max_d eta_td^2 <= steps`: to the full in that many steps, or weaker in more.
+    `sum_t max_d (share eta_td)^2 <= steps`: full in that many steps, weaker in more.
     For `steps` 1, a width of r stds and errors that are independent Gaussian from step
     to step, the worst push of a linear quantity is its mean plus r of its own stds; a
     box in every step adds the stds up instead of their squares. An ellipsoid as in
@@ -218,7 +218,7 @@ def within_reach(eta: Array, steps: Array | float, held: int = 0) -> Array:
     push = jnp.max(eta**2, axis=1)
     spent = push.sum() + held * push[-1]
     # This way round an infinite number of steps has a slope, of 0.
-    return eta / jnp.sqrt(jnp.maximum(spent / steps, 1.0))
+    return 1.0 / jnp.sqrt(jnp.maximum(spent / steps, 1.0))
 
 
 def evaluate(

@@ -18,10 +18,16 @@ from safex.agents.planners import (
     Safe,
     Situation,
 )
-from safex.config import CEMConfig, MinMaxConfig, MPCConfig, ScheduleConfig
+from safex.config import (
+    CEMConfig,
+    MinMaxConfig,
+    MPCConfig,
+    ScheduleConfig,
+    TerminalConfig,
+)
 from safex.constraints.feasible_first import FeasibleFirst
 from safex.constraints.penalty import Penalty
-from safex.constraints.rule import Rule
+from safex.constraints.rule import Constraint, Rule
 from safex.models.true_dynamics import TrueDynamics
 from safex.optimizers.cem import CEM
 from safex.optimizers.minmax import MinMax
@@ -42,9 +48,16 @@ MEAN_VALUE = (207.5 + 241.5 + 173.5) / 3.0
 MEAN_COST, MEAN_MARGIN = np.array([4.0, 0.0]), np.array([2.0, -6.5])
 
 
-def situation(pessimism=0.0, optimism=0.0):
+class BackedLine(Line):
+    """With a backup that goes on as it is."""
+
+    def backup(self, obs):
+        return jnp.zeros(1)
+
+
+def situation(pessimism=0.0, optimism=0.0, pes_steps=np.inf):
     widths = (jnp.broadcast_to(jnp.float32(w), 2) for w in (pessimism, optimism))
-    return Situation(START, jnp.float32(0.0), *widths)
+    return Situation(START, jnp.float32(0.0), *widths, pes_steps=pes_steps)
 
 
 def problem(planner, key=KEY, **widths):
@@ -105,11 +118,11 @@ def test_another_key_draws_other_particles():
 # Games.
 
 
-def attacked(planner, pessimism, decision=ACTIONS):
+def attacked(planner, pessimism, decision=ACTIONS, **widths):
     """Cost and margin `[4, 2]` under the adversaries at the corners."""
     corners = jnp.array(list(itertools.product((-1.0, 1.0), repeat=2)))
     etas = jnp.broadcast_to(corners[:, None], (4, H, 2))
-    game = problem(planner, pessimism=pessimism)
+    game = problem(planner, pessimism=pessimism, **widths)
     return jax.vmap(functools.partial(game.attacked, decision))(etas)
 
 
@@ -133,6 +146,48 @@ def test_attacked_cost_by_hand():
     excess = (path - 2.0).sum()
     assert_close(cost.max(0), np.array([2.0 * excess, 0.0]))
     assert_close(margin.max(0), np.array([excess, path.max() - 10.0]))
+
+
+@pytest.mark.parametrize("optimistic", [False, True])
+def test_what_is_affordable_limits_the_pushes_and_not_the_noise(optimistic):
+    # Three pushes of 2 ep cost three steps; one step buys sqrt(1 / 3) of each.
+    planner, decision = Pessimistic(H, noise_alpha=3.0), ACTIONS
+    if optimistic:
+        planner, decision = OPTIMISTIC, luck(0.0)
+    cost, _ = attacked(planner, 2.0, decision, pes_steps=1.0)
+    pushes = 3**-0.5 * 2.0 * EP[0] * np.arange(1, 4)
+    excess = (MEAN_PATH[:, 0] + pushes + 3.0 * AL[0] - 2.0).sum()
+    assert_close(cost.max(0), np.array([2.0 * excess, 0.0]))
+
+
+def test_what_the_backup_does_is_paid_for_as_well():
+    planner = Pessimistic(H, noise_alpha=0.0, terminal=TerminalConfig(steps=5))
+    env = BackedLine(2.0, 10.0)
+    situated = situation(2.0, pes_steps=2.0)
+    eta = jnp.ones((H, 2))
+    found = planner.problem(KEY, env, DRIFT, situated).attacked(ACTIONS, eta)
+    free = planner.problem(KEY, env, DRIFT, situation(2.0 * (2 / 8) ** 0.5))
+    assert_close(found, free.attacked(ACTIONS, eta))
+
+
+def test_the_value_of_a_game_is_that_of_an_adversary_who_does_nothing():
+    game = problem(Pessimistic(H, noise_alpha=3.0), pessimism=2.0)
+    assert_close(game.joint(ACTIONS, jnp.zeros((H, 2))), game.nominal(ACTIONS))
+    eta = jnp.ones((H, 2))
+    assert_close(tuple(game.joint(ACTIONS, eta)[1:]), game.attacked(ACTIONS, eta))
+    assert problem(Pessimistic(H, "DIST", P)).joint is None
+
+
+def test_a_batch_for_both_finds_the_plan_of_one_for_each():
+    game = problem(Pessimistic(H, noise_alpha=3.0), pessimism=2.0)
+    search = MinMax(1, 2, MinMaxConfig(horizon=H, num_samples_x=8, num_samples_y=6))
+    constraint = Constraint(jnp.array([8.0, 0.0]), (), FeasibleFirst())
+    plans = [
+        search.optimize(KEY, search.init(KEY), game, constraint)[1]
+        for game in (game, game._replace(joint=None))
+    ]
+    assert plans[0].actions.any()
+    assert_close(*(tuple(plan) for plan in plans))
 
 
 def test_more_pessimism_never_promises_less_cost():

@@ -7,7 +7,7 @@ the costs count by, all passed in.
 
 import dataclasses
 import math
-from functools import partial
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -292,19 +292,13 @@ class MPCAgent:
           obs: `[D]` where it starts.
           action: `[A]` first action.
         """
-        hallucinated = rollout.hallucinated_transition(
-            self.model,
-            state.model_state,
-            self.env,
-            state.pessimism * self.beta,
-            self.config.switch_noise_alpha,
-        )
         span = self.planner.span
         terminal = TerminalConfig(steps=span - 1)
 
         def cost(eta: Array) -> Array:
+            transition = self._pushed(state, eta, self.config.switch_noise_alpha)
             return rollout.evaluate(
-                self.env, hallucinated, obs, action[None], eta, terminal=terminal
+                self.env, transition, obs, action[None], eta, terminal=terminal
             ).cost
 
         return jax.vmap(cost)(self._pushes(span)).max(0)
@@ -356,12 +350,10 @@ class MPCAgent:
           two over adversaries that push every dimension one way, some for a while and
           some all the time.
         """
-        hallucinated = rollout.hallucinated_transition(
-            self.model, state.model_state, self.env, state.pessimism * self.beta, 0.0
-        )
 
         def path(eta: Array) -> Array:
-            return rollout.trajectory(hallucinated, obs, actions, eta)
+            transition = self._pushed(state, eta, 0.0)
+            return rollout.trajectory(transition, obs, actions, eta)
 
         paths = jax.vmap(path)(self._pushes(actions.shape[0]))
         return paths[0], paths.min(0), paths.max(0)
@@ -369,9 +361,20 @@ class MPCAgent:
     def _pushes(self, length: int) -> Array:
         """None, then one way for 1, 2, 4, ... steps and all, `[pushes, length, D]`."""
         etas = first_steps(corner_signs(self.env.obs_dim), length, doubling(length))
-        etas = jnp.concatenate([jnp.zeros_like(etas[:1]), etas])
-        within = partial(rollout.within_reach, steps=self._widths.pes_steps)
-        return jax.vmap(within)(etas)
+        return jnp.concatenate([jnp.zeros_like(etas[:1]), etas])
+
+    def _pushed(
+        self, state: MPCState, eta: Array, noise_alpha: float
+    ) -> Callable[[Array, Array, Array], rollout.Outcome]:
+        """The transition under an adversary `[length, D]`."""
+        share = rollout.affordable(eta, self._widths.pes_steps)
+        return rollout.hallucinated_transition(
+            self.model,
+            state.model_state,
+            self.env,
+            share * state.pessimism * self.beta,
+            noise_alpha,
+        )
 
     def test_rows(self, data: Dataset) -> Array:
         """`[capacity]` bool: rows that the model neither trained nor calibrated on."""

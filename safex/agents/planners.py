@@ -34,7 +34,7 @@ from safex.returns import (
     group_means,
     upper_confidence_bound,
 )
-from safex.rollout import Noise, Reward
+from safex.rollout import Noise, Outcome, Reward
 from safex.types import (
     Array,
     DynamicsModel,
@@ -168,6 +168,28 @@ class _Rollouts:
         """Nothing else."""
         del key, env, model, situation, decision, threshold
         return {}
+
+    def _attack(
+        self,
+        env: Environment,
+        model: DynamicsModel,
+        situation: Situation,
+        noise_alpha: float,
+        eta: Array,
+    ) -> Callable[[Array, Array, Array], Outcome]:
+        """The transition under an adversary `[H, D]`.
+
+        What it may afford limits how far it moves the state. By which noise a state is
+        judged is another matter, for that does not add up.
+        """
+        share = rollout.affordable(eta, situation.pes_steps, self.terminal.steps)
+        return rollout.hallucinated_transition(
+            model,
+            situation.model_state,
+            env,
+            share * situation.pessimism,
+            noise_alpha,
+        )
 
     def _reward(
         self, env: Environment, model: DynamicsModel, situation: Situation
@@ -383,13 +405,6 @@ class Pessimistic(_Sampled):
         """The game of actions against `eta` in [-1, 1]^D."""
         noise = self._noise(key, env, model)
         scores = self._scores(noise, env, model, situation)
-        pessimistic = rollout.hallucinated_transition(
-            model,
-            situation.model_state,
-            env,
-            situation.pessimism,
-            self.noise_alpha,
-        )
 
         def nominal(actions: Array) -> Score:
             value, cost, margin = scores(actions)
@@ -400,10 +415,10 @@ class Pessimistic(_Sampled):
         def joint(actions: Array, eta: Array) -> Score:
             return rollout.evaluate(
                 env,
-                pessimistic,
+                self._attack(env, model, situation, self.noise_alpha, eta),
                 situation.obs,
                 actions,
-                rollout.within_reach(eta, situation.pes_steps, self.terminal.steps),
+                eta,
                 terminal=self.terminal,
                 reward=reward,
             )
@@ -461,9 +476,6 @@ class OptimisticPessimistic(_Rollouts):
         hopeful = rollout.hallucinated_transition(
             model, state, env, situation.optimism, 0.0
         )
-        pessimistic = rollout.hallucinated_transition(
-            model, state, env, situation.pessimism, self.noise_alpha
-        )
 
         def nominal(decision: Array) -> Score:
             luck = decision[..., : self.obs_dim]
@@ -482,9 +494,9 @@ class OptimisticPessimistic(_Rollouts):
 
         def attacked(decision: Array, eta: Array) -> tuple[Array, Array]:
             actions = self.actions(decision)
-            eta = rollout.within_reach(eta, situation.pes_steps, self.terminal.steps)
+            transition = self._attack(env, model, situation, self.noise_alpha, eta)
             score = rollout.evaluate(
-                env, pessimistic, obs, actions, eta, terminal=self.terminal
+                env, transition, obs, actions, eta, terminal=self.terminal
             )
             return score.cost, score.margin
 
