@@ -44,10 +44,10 @@ from experiments.runtime import set_up_jax
 from safex.errors import ConfigError, SafexError
 from safex.models import calibration_report as report
 from safex.training.account import load_record
+from safex.training.honesty import HORIZON, far_paths
 from safex.training.plots import plot_uncertainty
 from safex.types import Array, Dataset, DynamicsModel, Environment, PyTree, Transition
 
-HORIZON = 10
 STRIDE = 10
 NUM_FAR = 500
 REGIONS = ("held_out", "next", "far")
@@ -131,23 +131,8 @@ def collect_random(key: Array, env: Environment, num_episodes: int) -> list[Rows
 
 def collect_far(key: Array, env: Environment) -> Rows:
     """Random paths `[NUM_FAR, HORIZON]` from states far from the data."""
-
-    def path(key: Array) -> Rows:
-        state_key, key = jax.random.split(key)
-        start = env.far_state(state_key)
-
-        def step(carry: tuple, key: Array) -> tuple[tuple, Rows]:
-            state, obs = carry
-            action_key, step_key = jax.random.split(key)
-            shape = (env.action_dim,)
-            action = jax.random.uniform(action_key, shape, minval=-1.0, maxval=1.0)
-            result = env.step(step_key, state, action)
-            return (result.state, result.obs), Rows(obs, action, result.obs)
-
-        keys = jax.random.split(key, HORIZON)
-        return jax.lax.scan(step, (start, env.observe(start)), keys)[1]
-
-    return jax.device_get(jax.jit(jax.vmap(path))(jax.random.split(key, NUM_FAR)))
+    paths = jax.device_get(jax.jit(lambda key: far_paths(key, env, NUM_FAR))(key))
+    return Rows(paths.obs, paths.action, paths.next_obs)
 
 
 def replay(

@@ -102,7 +102,7 @@ def _row(aggregate: Mapping[str, Any], name: str) -> dict[str, Any]:
     row = {
         key: pick(value, low if key == "final_return" else high)
         for key, value in aggregate.items()
-        if key != "coverage"
+        if key not in ("coverage", "scores")
     }
     coverage = {
         kind: {level: pick(value, low) for level, value in levels.items()}

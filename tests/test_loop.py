@@ -151,6 +151,14 @@ def test_episodes_records_and_rows(finished):
     assert rows[1]["coverage/prequential/1"] == 1.0
     assert rows[0]["coverage/prequential/1"] is None
     assert rows[2]["coverage/out_of_distribution/3"] == 1.0
+    # Stds of 100 hold everything; a random episode was foretold by nobody.
+    for region in ("held_out", "out_of_distribution", "prequential"):
+        assert rows[2][f"scores/{region}/nominal"] == 1.0
+        assert rows[2][f"scores/{region}/calibration_error"] > 0.45
+    for name in ("prequential", "out_of_distribution"):
+        assert rows[2][f"scores/{name}/ten_steps"] == 1.0
+    assert rows[0]["scores/prequential/crps"] is None
+    assert rows[0]["scores/prequential/ten_steps"] is None
     random, first, second = (
         load_record(folder / "episodes" / f"episode_00{e}.npz") for e in range(3)
     )

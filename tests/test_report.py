@@ -11,6 +11,7 @@ from experiments.tables import summary_table
 from safex.training import plots
 from safex.training.account import EpisodeRecord, save_record
 from safex.training.forecast import Forecast, save_forecast
+from safex.training.honesty import SCORES_OF
 from safex.training.margins import limits_of
 from safex.training.report import (
     RunInfo,
@@ -70,6 +71,18 @@ def test_a_run_whose_only_call_compiles_has_no_pace(tmp_path):
     assert _median(decisions) is None
 
 
+def test_scores_are_of_the_last_fit_and_of_all_episodes_but_the_first(finished):
+    _, _, summary = finished
+    scores = summary["seeds"][0]["scores"]
+    assert scores["held_out"]["crps"] == scores["out_of_distribution"]["crps"] == 3.0
+    assert scores["prequential"]["crps"] == 2.5
+    assert scores["prequential"]["ten_steps"] == pytest.approx(0.25)
+    # Runs of before they were kept have none.
+    assert scores["held_out"]["nll"] is None
+    assert summary["aggregate"]["scores"]["held_out"]["nll"] is None
+    assert summary["aggregate"]["scores"]["prequential"]["crps"]["mean"] == 2.5
+
+
 def slide(fast, inside, *, planned=True):
     """An episode with so many steps past each limit, by 0.25 and by 0.5."""
     steps = np.arange(STEPS + 1, dtype=np.float32) / STEPS
@@ -117,7 +130,16 @@ def finished(tmp_path_factory):
             for level in (1, 2, 3)
         }
         row = shares | {f"coverage/prequential/{level}": 0.9 for level in (1, 2, 3)}
-        (seed / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+        # A score that is the episode's number, and one that the first cannot have.
+        rows = [
+            row
+            | {f"scores/{region}/crps": e for region in SCORES_OF}
+            | {"scores/prequential/ten_steps": None if e == 0 else 0.1 * e}
+            for e in range(len(records))
+        ]
+        (seed / "metrics.jsonl").write_text(
+            "".join(json.dumps(row) + "\n" for row in rows)
+        )
         (seed / "timing.jsonl").write_text(json.dumps(entry(1, [1.0])) + "\n")
         last = records[-1]
         window = slice(3, 8)

@@ -21,6 +21,7 @@ import numpy as np
 from safex.config import TrainConfig
 from safex.errors import CheckpointError, NonFiniteError
 from safex.models.calibration import Coverage, coverage
+from safex.models.normalizer import fit_normalizer
 from safex.training import account as accounts
 from safex.training.account import EpisodeAccount, EpisodeRecord
 from safex.training.checkpoint import (
@@ -29,6 +30,15 @@ from safex.training.checkpoint import (
     save_checkpoint,
 )
 from safex.training.forecast import forecast_episode, save_forecast
+from safex.training.honesty import (
+    HORIZON,
+    TEN_STEPS,
+    Claim,
+    far_paths,
+    held_after,
+    newest_paths,
+    score_claims,
+)
 from safex.training.lockstep import Lockstep
 from safex.training.loggers import Logger, Value
 from safex.types import (
@@ -45,6 +55,8 @@ from safex.types import (
 # Steps of one compiled call, at most: long enough to amortise the call, short enough
 # for live progress and for an early stop on NaN.
 _STEPS_PER_CALL = 25
+# Regions whose claims are those of the fit; the third is of the episode before it.
+_FITTED = ("held_out", "out_of_distribution")
 
 
 class Progress(NamedTuple):
@@ -110,11 +122,17 @@ class Beliefs(NamedTuple):
       rows: `[capacity]` bool, rows of the buffer that were held out.
       held_out: prediction for every row of the buffer.
       far: prediction for the transitions far from the data.
+      unit: `[D]` std of one step's difference.
+      far_held: `[]` share of ten-step bands far from the data that held.
+      next_held: `[]` the same of the newest episode, before it was learned from.
     """
 
     rows: Array
     held_out: Prediction
     far: Prediction
+    unit: Array
+    far_held: Array
+    next_held: Array
 
 
 class _Batch(NamedTuple):
@@ -310,10 +328,11 @@ class Trainer:
         agent, batch, seconds = self._collect(
             traced, act_key, state, runs, layout, episode
         )
-        entries = []
+        entries, records = [], []
         for index, run in enumerate(runs):
             env, described = self._vary(run.traced)
             record = _to_record(_row(batch, index), planned=episode > 0)
+            records.append(record)
             beta = np.asarray(described.beta)
             entries.append(accounts.account(record, beta, self.horizon))
             accounts.save_record(_record_path(run.folder, episode), record)
@@ -345,7 +364,7 @@ class Trainer:
         leaves = {jax.tree_util.keystr(path): leaf for path, leaf in paths}
         metrics = []
         violating_steps = np.array(state.violating_steps)
-        truths = jax.device_get((data.transitions.next_obs, far.next_obs))
+        truths = jax.device_get((data.transitions.next_obs, far.next_obs[:, :, 0]))
         for index, (run, entry) in enumerate(zip(runs, entries, strict=True)):
             timing = {
                 "episode": episode,
@@ -361,14 +380,20 @@ class Trainer:
             _check_finite(_row(fit, index), where)
             _check_finite(_row(leaves, index), f"parameters, {where}")
             violating_steps[index] += entry.violating_steps
+            beta = np.asarray(self._vary(run.traced)[1].beta)
+            believed, next_obs, far_next_obs = _row((beliefs, *truths), index)
+            claims = _claims(believed, next_obs, far_next_obs, records[index])
             counts = {
                 "prequential": entry.prequential,
-                **_coverage(
-                    _row((beliefs, *truths), index), self._vary(run.traced)[1].beta
-                ),
+                **{
+                    name: coverage(*claims[name][:4], beta, claims[name].mask)
+                    for name in _FITTED
+                },
             }
             total = int(violating_steps[index])
-            metrics.append(_metrics(entry, _row(fit, index), counts, episode, total))
+            row = _metrics(entry, _row(fit, index), counts, episode, total)
+            row |= _scores(claims, beta, believed, self.config)
+            metrics.append(row)
         return RunState(agent, data, jnp.asarray(violating_steps)), metrics
 
     def _collect(
@@ -481,8 +506,9 @@ class _Traced:
     config: TrainConfig
 
     def start(self, root: Array) -> tuple[Transition, RunState]:
-        """Transitions far from the data, and a state that has seen nothing."""
-        far = self._far_transitions(jax.random.fold_in(root, 2))
+        """Paths far from the data, and a state that has seen nothing."""
+        number = self.config.val_buffer_size
+        far = far_paths(jax.random.fold_in(root, 2), self.env, number)
         return far, self.init(jax.random.fold_in(root, 0))
 
     def init(self, key: Array) -> RunState:
@@ -519,12 +545,20 @@ class _Traced:
         far: Transition,
     ) -> tuple[PyTree, Metrics, Beliefs]:
         """Fits, and asks what the model now believes."""
-        agent, metrics = self.agent.update(key, agent, data)
+        update_key, next_key, far_key = jax.random.split(key, 3)
+        fresh = newest_paths(data, self.config.num_rollout_steps)
+        next_held = held_after(next_key, self.env, self.agent, agent, fresh)
+        agent, metrics = self.agent.update(update_key, agent, data)
         belief = jax.vmap(partial(self.agent.predict, agent))
+        seen = data.transitions
+        valid = jnp.arange(seen.reward.shape[0]) < data.size
         beliefs = Beliefs(
             self.agent.test_rows(data),
-            belief(data.transitions.obs, data.transitions.action),
-            belief(far.obs, far.action),
+            belief(seen.obs, seen.action),
+            belief(far.obs[:, 0], far.action[:, 0]),
+            fit_normalizer(seen.next_obs - seen.obs, valid).std,
+            held_after(far_key, self.env, self.agent, agent, far),
+            next_held,
         )
         return agent, metrics, beliefs
 
@@ -588,40 +622,42 @@ class _Traced:
 
         return jax.lax.scan(one, (agent, env_state, obs), steps)
 
-    def _far_transitions(self, key: Array) -> Transition:
-        def one(key: Array) -> Transition:
-            state_key, action_key, step_key = jax.random.split(key, 3)
-            state = self.env.far_state(state_key)
-            shape = (self.env.action_dim,)
-            action = jax.random.uniform(action_key, shape, minval=-1.0, maxval=1.0)
-            r = self.env.step(step_key, state, action)
-            obs = self.env.observe(state)
-            return Transition(
-                obs, action, r.reward, r.cost, r.obs, r.terminated, r.truncated
-            )
 
-        return jax.vmap(one)(jax.random.split(key, self.config.val_buffer_size))
+def _claims(
+    beliefs: Beliefs, next_obs: Array, far_next_obs: Array, record: EpisodeRecord
+) -> dict[str, Claim]:
+    """What was said of rows that the model never trained or calibrated on.
 
-
-def _coverage(row: tuple[Beliefs, Array, Array], beta: Array) -> dict[str, Coverage]:
-    """Coverage of rows that the model never trained or calibrated on."""
-    beliefs, next_obs, far_next_obs = row
-    everywhere = np.full(far_next_obs.shape[0], bool(beliefs.rows.any()))
-
-    def count(truth: Array, belief: Prediction, mask: np.ndarray) -> Coverage:
-        return coverage(
-            truth,
-            belief.mean,
-            belief.epistemic_std,
-            belief.aleatoric_std,
-            np.asarray(beta),
-            mask,
-        )
-
+    Nothing of a model that holds no rows out: it claims to know.
+    """
+    claims_any = bool(beliefs.rows.any())
+    everywhere = np.full(far_next_obs.shape[0], claims_any)
     return {
-        "held_out": count(next_obs, beliefs.held_out, np.asarray(beliefs.rows)),
-        "out_of_distribution": count(far_next_obs, beliefs.far, everywhere),
+        "held_out": Claim(next_obs, *beliefs.held_out, beliefs.rows),
+        "out_of_distribution": Claim(far_next_obs, *beliefs.far, everywhere),
+        "prequential": Claim(
+            record.next_obs,
+            record.mean,
+            record.epistemic_std,
+            record.aleatoric_std,
+            record.planned & claims_any,
+        ),
     }
+
+
+def _scores(
+    claims: dict[str, Claim], beta: np.ndarray, beliefs: Beliefs, config: TrainConfig
+) -> dict[str, Value]:
+    """`scores/*`: of every region at one step, and how ten-step bands held."""
+    scores: dict[str, Value] = dict(score_claims(claims, beta, beliefs.unit))
+    held = {"out_of_distribution": beliefs.far_held, "prequential": beliefs.next_held}
+    known = {name: bool(np.any(claims[name].mask)) for name in held}
+    # Too short an episode has no stretch of ten steps.
+    known["prequential"] &= config.num_rollout_steps >= HORIZON
+    for name, share in held.items():
+        value = float(share) if known[name] else None
+        scores[f"scores/{name}/{TEN_STEPS}"] = value
+    return scores
 
 
 def _metrics(

@@ -11,6 +11,7 @@ from safex.models.calibration import COVERAGE_LEVELS, Coverage
 from safex.training import plots
 from safex.training.account import EpisodeRecord, account, load_record
 from safex.training.forecast import load_forecast
+from safex.training.honesty import SCORES_OF
 from safex.training.margins import (
     Limit,
     forecast_margins,
@@ -184,7 +185,8 @@ def _summarise_seed(folder: Path, seed: int, info: RunInfo) -> dict[str, Any]:
     entries = [account(r, info.beta, info.horizon) for r in _records(folder, info)]
     planned = entries[1:]
     pooled = sum((e.prequential for e in planned[1:]), start=planned[0].prequential)
-    last = _rows(folder)[-1]
+    rows = _rows(folder)
+    last = rows[-1]
     costs = np.array([e.cost_return for e in planned])
     over = costs > np.asarray(info.cost_budget) + _ROUNDING
     levels = [f"{level:g}" for level in COVERAGE_LEVELS]
@@ -196,6 +198,18 @@ def _summarise_seed(folder: Path, seed: int, info: RunInfo) -> dict[str, Any]:
     # A model that is the truth makes no claim to be covered.
     nothing = Coverage(np.zeros(len(levels), int), 0)
     coverages["prequential"] = (pooled if known else nothing).shares()
+    # As with coverage: of the last fit, and of every episode but the first planned one.
+    kept = {name: rows[-1:] for name in SCORES_OF} | {"prequential": rows[2:]}
+    scores = {
+        region: {
+            # Runs of before they were kept have none.
+            name: _mean_known(
+                [row.get(f"scores/{region}/{name}") for row in kept[region]]
+            )
+            for name in names
+        }
+        for region, names in SCORES_OF.items()
+    }
     return {
         "seed": seed,
         "final_return": planned[-1].episode_return,
@@ -212,6 +226,7 @@ def _summarise_seed(folder: Path, seed: int, info: RunInfo) -> dict[str, Any]:
         "episode_cost_returns": costs.tolist(),
         "episode_violating_steps": [e.violating_steps for e in entries],
         "coverage": coverages,
+        "scores": scores,
     }
 
 
@@ -229,7 +244,20 @@ def _aggregate(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         }
         for name in _COVERAGES
     }
+    aggregate["scores"] = {
+        region: {
+            name: _summarise_known([e["scores"][region][name] for e in entries])
+            for name in names
+        }
+        for region, names in SCORES_OF.items()
+    }
     return aggregate
+
+
+def _mean_known(values: Sequence[float | None]) -> float | None:
+    """Their mean, None if any is not known."""
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known and len(known) == len(values) else None
 
 
 def _summarise_known(values: Sequence[float | None]) -> dict[str, float | None] | None:
