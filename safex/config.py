@@ -1529,7 +1529,7 @@ class MPCConfig:
 
     beta: tuple[float, ...] = (1.0,)
     pes_alpha: float = 2.0
-    pes_steps: float | None = 4.0
+    pes_steps: float | None = 2.0
     opt_alpha: float = 0.3
     pes_schedule: ScheduleConfig = ScheduleConfig()
     opt_schedule: ScheduleConfig = ScheduleConfig()
