@@ -36,7 +36,7 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
         box=box.SIMPLE_HEAD,
         title=f"{summary['method']} with {summary['model']} model on "
         f"{summary['env']}, {summary['episodes']} episodes{pace}",
-        caption=_caption(len(limits) > 1, allowed),
+        caption=_caption(len(limits) > 1, allowed, summary["certificate"]),
         collapse_padding=len(columns) > _COMFORTABLE,
     )
     for column in columns:
@@ -111,7 +111,7 @@ def _row(aggregate: Mapping[str, Any], name: str) -> dict[str, Any]:
     return {"seed": name, **row, "coverage": coverage}
 
 
-def _caption(several: bool, allowed: bool) -> str:
+def _caption(several: bool, allowed: bool, certificate: Mapping[str, Any]) -> str:
     words = {
         "random": "in the random phase",
         "excess": "the worst over the limit",
@@ -124,4 +124,16 @@ def _caption(several: bool, allowed: bool) -> str:
         del words["cost of N"]
     elif several:
         del words["random"]
-    return "; ".join(f"{word}: {meaning}" for word, meaning in words.items())
+    glossary = "; ".join(f"{word}: {meaning}" for word, meaning in words.items())
+    return f"{_certified(certificate)}\n{glossary}"
+
+
+def _certified(certificate: Mapping[str, Any]) -> str:
+    """How often an episode breaks its budget, in words."""
+    return (
+        f"{certificate['over_budget']} of {certificate['episodes']} planned episodes "
+        f"broke their budget. With {100 * certificate['level']:g} % confidence an "
+        f"episode does so at most {100 * certificate['binomial']:.1f} % of the time if "
+        f"all are alike (exact binomial), {100 * certificate['sequence'][-1]:.1f} % on "
+        "average over these whatever they are (confidence sequence)."
+    )

@@ -10,6 +10,7 @@ from rich.console import Console
 from experiments.tables import summary_table
 from safex.training import plots
 from safex.training.account import EpisodeRecord, save_record
+from safex.training.certificate import binomial_bound, confidence_sequence
 from safex.training.forecast import Forecast, save_forecast
 from safex.training.honesty import SCORES_OF
 from safex.training.margins import limits_of
@@ -229,6 +230,17 @@ def test_the_table_shows_each_limit_within_80_columns(finished):
     assert worst[1:6] == ["35", "0.250", "0.500", "6", "2"]
     for word in ("|v|", "disc", "[m/s]", "of 5", "of 0"):
         assert word in text
+    said = " ".join(text.split())
+    assert "3 of 6 planned episodes broke their budget" in said
+    assert f"{100 * binomial_bound(3, 6):.1f} % of the time" in said
+
+
+def test_the_certificate_is_about_budgets_and_ready_for_json(finished):
+    found = json.loads(json.dumps(finished[2]["certificate"]))
+    # The second seed's first episode first of all, then the first seed's second.
+    in_order = [False, True, True, False, False, True]
+    assert found["sequence"] == confidence_sequence(in_order).tolist()
+    assert (found["episodes"], found["over_budget"]) == (6, 3)
 
 
 @pytest.mark.parametrize("budget", [0.0, 25.0])

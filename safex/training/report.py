@@ -10,6 +10,7 @@ import numpy as np
 from safex.models.calibration import COVERAGE_LEVELS, Coverage
 from safex.training import plots
 from safex.training.account import EpisodeRecord, account, load_record
+from safex.training.certificate import certify
 from safex.training.forecast import load_forecast
 from safex.training.honesty import SCORES_OF
 from safex.training.margins import (
@@ -95,6 +96,7 @@ def summarise_run(
         ],
         "seeds": entries,
         "aggregate": _aggregate(entries),
+        "certificate": _certificate(entries, info),
     }
 
 
@@ -188,7 +190,6 @@ def _summarise_seed(folder: Path, seed: int, info: RunInfo) -> dict[str, Any]:
     rows = _rows(folder)
     last = rows[-1]
     costs = np.array([e.cost_return for e in planned])
-    over = costs > np.asarray(info.cost_budget) + _ROUNDING
     levels = [f"{level:g}" for level in COVERAGE_LEVELS]
     known = last["coverage/held_out/1"] is not None
     coverages: dict[str, dict[str, float | None]] = {
@@ -221,13 +222,26 @@ def _summarise_seed(folder: Path, seed: int, info: RunInfo) -> dict[str, Any]:
         "backup_steps": sum(e.backup_steps for e in planned),
         "underpredicted_plans": sum(e.underpredicted_plans for e in planned),
         "worst_episode_cost": costs.max(axis=0).tolist(),
-        "episodes_over_budget": int(over.any(axis=1).sum()),
+        "episodes_over_budget": int(_over_budget(costs, info).sum()),
         "episode_returns": [e.episode_return for e in planned],
         "episode_cost_returns": costs.tolist(),
         "episode_violating_steps": [e.violating_steps for e in entries],
         "coverage": coverages,
         "scores": scores,
     }
+
+
+def _over_budget(costs: np.ndarray, info: RunInfo) -> np.ndarray:
+    """Which episodes, of costs `[..., C]`, break a budget."""
+    over = costs > np.asarray(info.cost_budget) + _ROUNDING
+    return np.asarray(over.any(axis=-1))
+
+
+def _certificate(entries: Sequence[Mapping[str, Any]], info: RunInfo) -> dict[str, Any]:
+    """How often an episode breaks its budget, ready for JSON."""
+    costs = np.array([entry["episode_cost_returns"] for entry in entries])
+    found = certify(_over_budget(costs, info))
+    return {**found._asdict(), "sequence": found.sequence.tolist()}
 
 
 def _aggregate(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
