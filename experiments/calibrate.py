@@ -37,9 +37,9 @@ from experiments.configuration import (
     read_config,
     read_mapping,
 )
-from experiments.grid import set_field
 from experiments.launching import CONFIG_DIR
 from experiments.overrides import read_command_line
+from experiments.runs import read_plain, with_settings
 from experiments.runtime import set_up_jax
 from safex.errors import ConfigError, SafexError
 from safex.models import calibration_report as report
@@ -319,22 +319,12 @@ def read_settings(arguments: argparse.Namespace) -> ExperimentConfig:
             print(f"safex: {note}", file=sys.stderr)
         with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
             return read_config(compose(name, overrides=overrides))
-    path = arguments.run / "config.yaml"
-    if not path.is_file():
-        raise ConfigError(
-            f"{arguments.run} is no folder of a run: it has no {path.name}"
-        )
-    plain = yaml.safe_load(path.read_text())
+    plain = read_plain(arguments.run)
     if arguments.model:
         chosen = (CONFIG_DIR / "model" / f"{arguments.model}.yaml").read_text()
         # All of its fields, whether they stand in that file or not.
         plain = plain_of(read_mapping(plain | yaml.safe_load(chosen)))
-    for assignment in arguments.set:
-        key, equals, value = assignment.partition("=")
-        if not equals:
-            raise ConfigError(f"expected key=value, got {assignment}")
-        set_field(plain, key, yaml.safe_load(value))
-    return read_mapping(plain)
+    return with_settings(plain, arguments.set)
 
 
 def _run(arguments: argparse.Namespace) -> None:

@@ -23,6 +23,8 @@ LEVEL = 0.95
 # what 2 do.
 _BETS = np.geomspace(1e-3, 8.0, 64)
 _RESOLUTION = 1e-9
+# A sum of float32 costs may pass its budget by rounding alone.
+_ROUNDING = 1e-4
 
 
 class Certificate(NamedTuple):
@@ -42,6 +44,12 @@ class Certificate(NamedTuple):
     level: float
     binomial: float
     sequence: Floats
+
+
+def over_budget(costs: npt.ArrayLike, budget: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+    """Which episodes, of costs `[..., C]`, break a budget `[C]`."""
+    over = np.asarray(costs) > np.asarray(budget) + _ROUNDING
+    return np.asarray(over.any(axis=-1))
 
 
 def certify(over_budget: npt.ArrayLike, level: float = LEVEL) -> Certificate:

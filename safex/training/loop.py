@@ -203,6 +203,61 @@ class Trainer:
             if last < self.config.num_model_updates:
                 self._train_part(part, states, last)
 
+    def play(
+        self, runs: Sequence[SeedRun], num_episodes: int
+    ) -> Iterator[list[EpisodeRecord]]:
+        """Planned episodes by the agents of the last checkpoints, who learn nothing.
+
+        Every random key is a function of the seed and the episode's number, and none of
+        them is one of training.
+
+        Args:
+          runs: with checkpoints.
+          num_episodes: how many each.
+
+        Yields:
+          the record of each run's next episode.
+
+        Raises:
+          CheckpointError: a run has no checkpoint that can be used.
+          NonFiniteError: as `train`.
+        """
+        states = []
+        for run in runs:
+            state, last = self._load(run, None)
+            if last < 0:
+                raise CheckpointError(f"{run.folder} has no checkpoint")
+            states.append(state)
+        layout, traced, root, padded = self._lay_out(runs, states)
+        state = layout.place(padded)
+        for episode in range(1, num_episodes + 1):
+            numbers = jnp.full(layout.rows, episode)
+            key = _fold_in_all(_fold_in_all(root, jnp.full_like(numbers, 3)), numbers)
+            # A first planned episode, as far as the rest of the loop is concerned.
+            _, batch, _ = self._collect(traced, key, state, list(runs), layout, 1)
+            yield [
+                _to_record(_row(batch, index), planned=True)
+                for index in range(len(runs))
+            ]
+
+    def _lay_out(
+        self, runs: Sequence[SeedRun], states: Sequence[RunState]
+    ) -> tuple[Lockstep, PyTree, Array, RunState]:
+        """Layout, traced numbers, root keys and states of runs in lockstep.
+
+        Padding repeats the last run; nobody looks at its results.
+        """
+        layout = Lockstep.of(len(runs))
+        missing = layout.rows - len(runs)
+        padded = [*runs, *[runs[-1]] * missing]
+        root = jnp.stack([jax.random.key(run.seed) for run in padded])
+        traced = jax.tree.map(
+            lambda *leaves: jnp.stack(leaves), *(run.traced for run in padded)
+        )
+        states = [*states, *[states[-1]] * missing]
+        state = jax.tree.map(lambda *leaves: np.stack(leaves), *states)
+        return layout, traced, root, state
+
     def _resume(
         self, runs: Sequence[SeedRun]
     ) -> Iterator[tuple[list[SeedRun], list[RunState], int]]:
@@ -244,19 +299,10 @@ class Trainer:
         self, runs: list[SeedRun], states: list[RunState], last: int
     ) -> None:
         """Trains seeds that have all learned from episode `last`."""
-        layout = Lockstep.of(len(runs))
-        programs = self._compile(layout)
-        # Padding repeats the last seed; nobody looks at its results.
-        padded = [*runs, *[runs[-1]] * (layout.rows - len(runs))]
-        states = [*states, *[states[-1]] * (layout.rows - len(runs))]
-        root = jnp.stack([jax.random.key(run.seed) for run in padded])
-        traced = jax.tree.map(
-            lambda *leaves: jnp.stack(leaves), *(run.traced for run in padded)
-        )
-        far, state = programs.start(traced, root)
+        layout, traced, root, resumed = self._lay_out(runs, states)
+        far, state = self._compile(layout).start(traced, root)
         if last >= 0:
-            state = jax.tree.map(lambda *leaves: np.stack(leaves), *states)
-            state = layout.place(state)
+            state = layout.place(resumed)
         loggers = [
             run.make_loggers(self._steps_before(last + 1) if last >= 0 else None)
             for run in runs

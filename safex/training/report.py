@@ -10,7 +10,7 @@ import numpy as np
 from safex.models.calibration import COVERAGE_LEVELS, Coverage
 from safex.training import plots
 from safex.training.account import EpisodeRecord, account, load_record
-from safex.training.certificate import certify
+from safex.training.certificate import certify, over_budget
 from safex.training.forecast import load_forecast
 from safex.training.honesty import SCORES_OF
 from safex.training.margins import (
@@ -35,8 +35,6 @@ _QUANTITIES = (
     "episodes_over_budget",
 )
 _QUANTITIES_PER_LIMIT = ("worst_excess", "worst_episode_cost")
-# A sum of float32 costs may pass its budget by rounding alone.
-_ROUNDING = 1e-4
 
 
 class RunInfo(NamedTuple):
@@ -222,7 +220,7 @@ def _summarise_seed(folder: Path, seed: int, info: RunInfo) -> dict[str, Any]:
         "backup_steps": sum(e.backup_steps for e in planned),
         "underpredicted_plans": sum(e.underpredicted_plans for e in planned),
         "worst_episode_cost": costs.max(axis=0).tolist(),
-        "episodes_over_budget": int(_over_budget(costs, info).sum()),
+        "episodes_over_budget": int(over_budget(costs, info.cost_budget).sum()),
         "episode_returns": [e.episode_return for e in planned],
         "episode_cost_returns": costs.tolist(),
         "episode_violating_steps": [e.violating_steps for e in entries],
@@ -231,16 +229,10 @@ def _summarise_seed(folder: Path, seed: int, info: RunInfo) -> dict[str, Any]:
     }
 
 
-def _over_budget(costs: np.ndarray, info: RunInfo) -> np.ndarray:
-    """Which episodes, of costs `[..., C]`, break a budget."""
-    over = costs > np.asarray(info.cost_budget) + _ROUNDING
-    return np.asarray(over.any(axis=-1))
-
-
 def _certificate(entries: Sequence[Mapping[str, Any]], info: RunInfo) -> dict[str, Any]:
     """How often an episode breaks its budget, ready for JSON."""
     costs = np.array([entry["episode_cost_returns"] for entry in entries])
-    found = certify(_over_budget(costs, info))
+    found = certify(over_budget(costs, info.cost_budget))
     return {**found._asdict(), "sequence": found.sequence.tolist()}
 
 

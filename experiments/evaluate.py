@@ -1,0 +1,198 @@
+"""Plays episodes with what a run has learned, and learns nothing from them.
+
+    python experiments/evaluate.py DIR                           # as it was trained
+    python experiments/evaluate.py DIR env.mass=1.2              # another system
+    python experiments/evaluate.py DIR env.process_noise_std=0.1 --episodes 50
+    python experiments/evaluate.py DIR agent.pes_alpha=3         # a warier planner
+
+DIR is a folder that a launcher made, or a point of its grid. Every seed goes on from
+its last checkpoint. What follows as `key=value` sets fields by their full names: a
+learned model knows nothing of a changed system but its limits, reward and costs.
+Prints a table (violations first) with an exact bound on how often an episode breaks its
+budget, and writes `evaluation.json`.
+"""
+
+import argparse
+import copy
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from experiments.building import build_agent, build_env
+from experiments.configuration import ExperimentConfig, fingerprint, read_mapping
+from experiments.running import draw_seeds, revision
+from experiments.runs import read_plain, with_settings
+from experiments.runtime import set_up_jax
+from safex.errors import ConfigError, SafexError
+from safex.training.account import EpisodeAccount, account
+from safex.training.certificate import certify, over_budget
+from safex.training.files import write_text
+from safex.training.loop import SeedRun, Trainer
+from safex.training.margins import limits_of
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns 0, or 2 after a one-line error."""
+    arguments = _parse(argv)
+    try:
+        summary = evaluate(arguments.run, arguments.set, arguments.episodes)
+    except SafexError as error:
+        print(f"safex: {error}", file=sys.stderr)
+        return 2
+    out = arguments.out or arguments.run / "evaluation.json"
+    write_text(out, json.dumps(summary, indent=2, allow_nan=False) + "\n")
+    Console().print(table(summary))
+    print(f"written to {out}")
+    return 0
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    assert __doc__ is not None
+    parser = argparse.ArgumentParser(
+        prog="evaluate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("run", type=Path, help="folder of a run")
+    parser.add_argument("set", nargs="*", metavar="key=value", help="fields to set")
+    parser.add_argument("--episodes", type=int, default=10, help="of each seed")
+    parser.add_argument("--out", type=Path, help="default: DIR/evaluation.json")
+    arguments = parser.parse_intermixed_args(argv)
+    if arguments.episodes < 1:
+        parser.error(f"--episodes must be >= 1, got {arguments.episodes}")
+    return arguments
+
+
+def evaluate(folder: Path, settings: Sequence[str], episodes: int) -> dict[str, Any]:
+    """Plays so many episodes with each seed of a run; numbers ready for JSON.
+
+    Raises:
+      SafexError: no run, no checkpoint, or a setting that is refused or that the
+        checkpoints do not fit.
+    """
+    plain = read_plain(folder)
+    trained = read_mapping(copy.deepcopy(plain))
+    config = with_settings(plain, settings)
+    set_up_jax()
+    env = build_env(config)
+    agent = build_agent(config, env)
+    seeds = draw_seeds(trained.job.seed, trained.job.num_seeds_per_hparam)
+    folders = [folder / f"seed_{index}" for index in range(len(seeds))]
+    if not folders[0].is_dir():
+        raise ConfigError(
+            f"{folder} holds no seed_0: not a run, or a grid, of which a point is asked"
+        )
+    trainer = Trainer(
+        env,
+        agent,
+        config.train,
+        horizon=agent.planner.span,
+        warn=lambda text: print(f"warning: {text}", file=sys.stderr),
+        report=lambda progress: None,
+    )
+    # What was trained is the unchanged configuration's.
+    mark = fingerprint(trained)
+    runs = [
+        SeedRun(seed, index, path, lambda last: [], mark)
+        for index, (seed, path) in enumerate(zip(seeds, folders, strict=True))
+    ]
+    beta = np.asarray(agent.beta)
+    accounts: list[list[EpisodeAccount]] = [[] for _ in runs]
+    for records in trainer.play(runs, episodes):
+        for kept, record in zip(accounts, records, strict=True):
+            kept.append(account(record, beta, agent.planner.span))
+    return summarise(config, settings, seeds, accounts, env)
+
+
+def summarise(
+    config: ExperimentConfig,
+    settings: Sequence[str],
+    seeds: Sequence[int],
+    accounts: Sequence[Sequence[EpisodeAccount]],
+    env: Any,
+) -> dict[str, Any]:
+    """Adds the episodes of each seed up; the certificate is about all of them."""
+    budget = np.broadcast_to(config.agent.cost_budget, env.num_constraints)
+    costs = np.array([[e.cost_return for e in episodes] for episodes in accounts])
+    over = over_budget(costs, budget)
+    found = certify(over)
+    return {
+        "env": config.task,
+        "method": config.method,
+        "model": config.model_name,
+        "set": list(settings),
+        "revision": revision(),
+        "limits": [
+            {**limit._asdict(), "cost_budget": float(allowed)}
+            for limit, allowed in zip(limits_of(env), budget, strict=True)
+        ],
+        "seeds": [
+            {
+                "seed": seed,
+                "returns": [e.episode_return for e in episodes],
+                "costs": costs[index].tolist(),
+                "episodes_over_budget": int(over[index].sum()),
+                "violating_steps": sum(e.violating_steps for e in episodes),
+                "worst_excess": np.max(
+                    [e.worst_excess for e in episodes], axis=0
+                ).tolist(),
+                "infeasible_plans": sum(e.infeasible_plans for e in episodes),
+                "coverage": sum(
+                    (e.prequential for e in episodes[1:]), episodes[0].prequential
+                ).shares(),
+            }
+            for index, (seed, episodes) in enumerate(zip(seeds, accounts, strict=True))
+        ],
+        # Nothing is learned, so a seed's episodes are alike: the exact bound holds.
+        "certificate": {**found._asdict(), "sequence": found.sequence.tolist()},
+    }
+
+
+def table(summary: dict[str, Any]) -> Table:
+    """One row a seed, violations first."""
+    changed = f", with {', '.join(summary['set'])}" if summary["set"] else ""
+    certificate = summary["certificate"]
+    episodes = certificate["episodes"] // len(summary["seeds"])
+    found = Table(
+        box=box.SIMPLE_HEAD,
+        title=escape(
+            f"{summary['method']} with {summary['model']} model on {summary['env']}"
+            f"{changed}: {episodes} episodes a seed"
+        ),
+        collapse_padding=True,
+        caption=f"{certificate['over_budget']} of {certificate['episodes']} episodes "
+        f"broke their budget: at most {100 * certificate['binomial']:.1f} % do, with "
+        f"{100 * certificate['level']:g} % confidence (exact binomial)",
+    )
+    headings = ["seed", "violating\nsteps", "episodes\nover budget"]
+    headings += [f"{x['name']}\nexcess [{x['unit']}]" for x in summary["limits"]]
+    headings += ["return,\nmean", "worst", "no\nplan", "2 sigma\nheld"]
+    for heading in headings:
+        found.add_column(escape(heading), justify="right")
+    for seed in summary["seeds"]:
+        held = seed["coverage"]["2"]
+        found.add_row(
+            str(seed["seed"]),
+            str(seed["violating_steps"]),
+            str(seed["episodes_over_budget"]),
+            *(f"{excess:.3f}" for excess in seed["worst_excess"]),
+            f"{np.mean(seed['returns']):.1f}",
+            f"{min(seed['returns']):.1f}",
+            str(seed["infeasible_plans"]),
+            "-" if held is None else f"{100 * held:.1f}%",
+        )
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())
