@@ -37,7 +37,13 @@ from benchmarks.systems import Sizes, layer_flop
 from experiments.runtime import set_up_jax
 from safex.agents import planners
 from safex.agents.mpc import MPCAgent
-from safex.config import CalibrationConfig, CEMConfig, EnsembleConfig, MinMaxConfig
+from safex.config import (
+    CalibrationConfig,
+    CEMConfig,
+    EnsembleConfig,
+    MinMaxConfig,
+    TerminalConfig,
+)
 from safex.constraints.feasible_first import FeasibleFirst
 from safex.constraints.unconstrained import Unconstrained
 from safex.envs.pendulum import Pendulum
@@ -109,7 +115,9 @@ def minmax_agent(num_devices: int) -> MPCAgent:
     return MPCAgent(
         env,
         probabilistic_ensemble(3, 1, EnsembleConfig(), CalibrationConfig()),
-        planners.Pessimistic(search.horizon, noise_alpha=3.0),
+        planners.Pessimistic(
+            search.horizon, noise_alpha=3.0, terminal=TerminalConfig(steps=15)
+        ),
         MinMax(1, 3, search, num_devices),
         FeasibleFirst(),
     )
