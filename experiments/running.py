@@ -215,7 +215,7 @@ def open_results_dir(config: ExperimentConfig) -> Iterator[Path]:
     if config.results_dir is not None:
         folder = Path(config.results_dir)
         _check_same_run(folder, config)
-        with _lock(folder) as free:
+        with lock(folder) as free:
             if not free:
                 raise ResultsError(
                     f"another process is working in results_dir {folder}"
@@ -228,7 +228,7 @@ def open_results_dir(config: ExperimentConfig) -> Iterator[Path]:
         if any(path.exists() for path in finished) or _saved_numbers(folder) is None:
             continue
         if _saved_numbers(folder) == numbers_of(config):
-            with _lock(folder) as free:
+            with lock(folder) as free:
                 if free:
                     yield folder
                     return
@@ -238,7 +238,7 @@ def open_results_dir(config: ExperimentConfig) -> Iterator[Path]:
     while folder.exists():
         number += 1
         folder = folder.with_name(f"{folder.name.split('.')[0]}.{number}")
-    with _lock(folder):
+    with lock(folder):
         yield folder
 
 
@@ -276,7 +276,7 @@ def _saved_numbers(folder: Path) -> dict[str, Any] | None:
 
 
 @contextlib.contextmanager
-def _lock(folder: Path) -> Iterator[bool]:
+def lock(folder: Path) -> Iterator[bool]:
     """Whether the folder could be locked; the lock dies with the process."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as file:

@@ -10,6 +10,21 @@ from safex.training.certificate import binomial_bound
 from tests.test_configuration import read
 
 EPISODES = 2
+# The least run there is: no model to learn, next to no search.
+TINY = (
+    "method=safe",
+    "model=true",
+    "horizon=3",
+    "optimizer.num_iter=1",
+    "optimizer.num_samples=8",
+    "optimizer.num_elites=2",
+    "train.num_model_updates=1",
+    "train.num_rollout_steps=5",
+    "train.num_exploration_steps=50",
+    "train.val_buffer_size=4",
+    "job.num_seeds_per_hparam=2",
+    "wandb.mode=disabled",
+)
 
 
 class Quiet:
@@ -28,20 +43,7 @@ def _jax_is_set_up(monkeypatch):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
-    config = read(
-        "method=safe",
-        "model=true",
-        "horizon=3",
-        "optimizer.num_iter=1",
-        "optimizer.num_samples=8",
-        "optimizer.num_elites=2",
-        "train.num_model_updates=1",
-        "train.num_rollout_steps=5",
-        "train.num_exploration_steps=50",
-        "train.val_buffer_size=4",
-        "job.num_seeds_per_hparam=2",
-        "wandb.mode=disabled",
-    )
+    config = read(*TINY)
     running._write_once(folder, config)
     seeds = running.draw_seeds(config.job.seed, 2)
     running._train([Point(config, "", {})], folder, seeds, 0, Quiet())

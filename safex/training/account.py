@@ -1,8 +1,6 @@
 """The safety account: what every episode cost, and what the planner said beforehand."""
 
 import json
-import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from safex.models.calibration import Coverage, coverage
-from safex.training.files import write_atomically, write_text
+from safex.training.files import read_arrays, write_atomically, write_text
 
 
 class EpisodeRecord(NamedTuple):
@@ -194,17 +192,8 @@ def load_record(path: Path) -> EpisodeRecord:
       ValueError: the file is broken or not a record.
     """
     try:
-        # Opened here: on a broken file numpy leaves its own handle open.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return EpisodeRecord(**{name: arrays[name] for name in arrays.files})
-    except (
-        OSError,
-        TypeError,
-        ValueError,
-        EOFError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
+        return EpisodeRecord(**read_arrays(path))
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{path} is not a whole episode record: {error}") from error
 
 

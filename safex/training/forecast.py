@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
 from safex.training.account import EpisodeRecord
-from safex.training.files import write_atomically
+from safex.training.files import read_arrays, write_atomically
 from safex.types import Array, PyTree
 
 
@@ -74,7 +74,13 @@ def save_forecast(path: Path, forecast: Forecast) -> None:
 
 
 def load_forecast(path: Path) -> Forecast:
-    """Reads a forecast; npz without pickles runs no code."""
-    with np.load(path, allow_pickle=False) as arrays:
-        fields = {name: arrays[name] for name in arrays.files}
-    return Forecast(**fields | {"start_step": int(fields["start_step"])})
+    """Reads a forecast; npz without pickles runs no code.
+
+    Raises:
+      ValueError: the file is broken or not a forecast.
+    """
+    try:
+        fields: dict[str, Any] = {**read_arrays(path)}
+        return Forecast(**fields | {"start_step": int(fields["start_step"])})
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is not a whole forecast: {error}") from error

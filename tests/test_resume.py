@@ -1,0 +1,98 @@
+"""Completing what was stopped or damaged; an exact resume itself is in test_loop."""
+
+import json
+import shutil
+
+import pytest
+
+from experiments import resume, running
+from tests.test_configuration import read
+from tests.test_evaluate import TINY
+
+
+@pytest.fixture(autouse=True)
+def _jax_is_set_up(monkeypatch):
+    monkeypatch.setattr(running, "set_up_jax", lambda: None)
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory):
+    """A finished job of two seeds and two planned episodes."""
+    folder = tmp_path_factory.mktemp("jobs") / "task" / "job"
+    patch = pytest.MonkeyPatch()
+    patch.setattr(running, "set_up_jax", lambda: None)
+    more = ("train.num_model_updates=2", f"results_dir={folder}", "render=false")
+    running.run_job(read(*TINY, *more, "verbose=false"))
+    patch.undo()
+    return folder
+
+
+@pytest.fixture
+def copy(job, tmp_path):
+    return shutil.copytree(job, tmp_path / "job")
+
+
+def test_a_complete_job_is_left_alone_wherever_it_lies(job, capsys):
+    before = {path: path.stat().st_mtime_ns for path in job.rglob("*")}
+    assert resume.main([str(job.parents[1])]) == 0
+    assert f"{job}: complete" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in job.rglob("*")} == before
+
+
+def cut(path):
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+DAMAGE = {
+    "seed_0/episodes/episode_002.npz": "seed_0: from episode 2 on",
+    "seed_1/episodes/episode_000.npz": "seed_1: from episode 0 on",
+    "seed_1/forecast.npz": "seed_1: from episode 2 on",
+    "seed_0/timing.jsonl": "seed_0: from episode 1 on",
+    "summary.json": "its report",
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+@pytest.mark.parametrize("damage", [cut, lambda path: path.unlink()])
+def test_what_cannot_be_read_is_found_and_only_said_if_so_asked(
+    copy, capsys, name, damage
+):
+    damage(copy / name)
+    assert resume.main([str(copy), "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    expected = DAMAGE[name]
+    if name.endswith("timing.jsonl") and not (copy / name).exists():
+        expected = "seed_0: from episode 0 on"
+    assert expected in said
+    assert len(list(copy.rglob("*.ckpt"))) == 6
+
+
+def test_a_damaged_job_ends_with_the_same_numbers(job, copy, capsys):
+    cut(copy / "seed_0" / "episodes" / "episode_002.npz")
+    (copy / "seed_1" / "episodes" / "episode_000.npz").unlink()
+    (copy / "summary.json").unlink()
+    assert resume.main([str(copy)]) == 0
+    one, other = (
+        json.loads((folder / "summary.json").read_text()) for folder in (job, copy)
+    )
+    assert one["seeds"] == other["seeds"]
+    capsys.readouterr()
+    assert resume.main([str(copy)]) == 0
+    assert "complete" in capsys.readouterr().out
+
+
+def test_a_job_that_is_worked_on_keeps_its_checkpoints(copy, capsys):
+    (copy / "seed_1" / "episodes" / "episode_000.npz").unlink()
+    with running.lock(copy) as free:
+        assert free
+        assert resume.main([str(copy)]) == 2
+    assert "another process is working" in capsys.readouterr().err
+    assert len(list(copy.rglob("*.ckpt"))) == 6
+
+
+def test_a_folder_without_a_job_is_named_and_the_next_goes_on(job, capsys, tmp_path):
+    assert resume.main([str(tmp_path / "nothing"), str(job)]) == 2
+    captured = capsys.readouterr()
+    assert "nothing: holds no job" in captured.err
+    assert "complete" in captured.out
