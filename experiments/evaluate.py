@@ -34,6 +34,7 @@ from experiments.running import draw_seeds, revision
 from experiments.runs import read_plain, with_settings
 from experiments.runtime import set_up_jax
 from safex.errors import ConfigError, SafexError
+from safex.models.true_dynamics import TrueDynamics
 from safex.training.account import EpisodeAccount, account
 from safex.training.certificate import certify, over_budget
 from safex.training.files import write_text
@@ -108,20 +109,36 @@ def evaluate(folder: Path, settings: Sequence[str], episodes: int) -> dict[str, 
     ]
     beta = np.asarray(agent.beta)
     accounts: list[list[EpisodeAccount]] = [[] for _ in runs]
-    for records in trainer.play(runs, episodes):
+    learned, played = trainer.play(runs, episodes)
+    for run, last in zip(runs, learned, strict=True):
+        if last < trained.train.num_model_updates:
+            print(
+                f"warning: {run.folder} has learned from {last} of "
+                f"{trained.train.num_model_updates} episodes",
+                file=sys.stderr,
+            )
+    for records in played:
         for kept, record in zip(accounts, records, strict=True):
             kept.append(account(record, beta, agent.planner.span))
-    return summarise(config, settings, seeds, accounts, env)
+    known = isinstance(agent.model, TrueDynamics)
+    return summarise(config, settings, seeds, learned, accounts, env, known=known)
 
 
 def summarise(
     config: ExperimentConfig,
     settings: Sequence[str],
     seeds: Sequence[int],
+    learned: Sequence[int],
     accounts: Sequence[Sequence[EpisodeAccount]],
     env: Any,
+    *,
+    known: bool,
 ) -> dict[str, Any]:
-    """Adds the episodes of each seed up; the certificate is about all of them."""
+    """Adds the episodes of each seed up.
+
+    A seed's episodes are alike, for nothing is learned from them, and so its bound is
+    exact; that of all is on the average over these very agents.
+    """
     budget = np.broadcast_to(config.agent.cost_budget, env.num_constraints)
     costs = np.array([[e.cost_return for e in episodes] for episodes in accounts])
     over = over_budget(costs, budget)
@@ -139,21 +156,25 @@ def summarise(
         "seeds": [
             {
                 "seed": seed,
+                "learned_from": learned[index],
                 "returns": [e.episode_return for e in episodes],
                 "costs": costs[index].tolist(),
                 "episodes_over_budget": int(over[index].sum()),
+                "binomial": certify(over[index : index + 1]).binomial,
                 "violating_steps": sum(e.violating_steps for e in episodes),
                 "worst_excess": np.max(
                     [e.worst_excess for e in episodes], axis=0
                 ).tolist(),
                 "infeasible_plans": sum(e.infeasible_plans for e in episodes),
-                "coverage": sum(
+                # A model that is the truth makes no claim to be covered.
+                "coverage": None
+                if known
+                else sum(
                     (e.prequential for e in episodes[1:]), episodes[0].prequential
                 ).shares(),
             }
             for index, (seed, episodes) in enumerate(zip(seeds, accounts, strict=True))
         ],
-        # Nothing is learned, so a seed's episodes are alike: the exact bound holds.
         "certificate": {**found._asdict(), "sequence": found.sequence.tolist()},
     }
 
@@ -171,20 +192,22 @@ def table(summary: dict[str, Any]) -> Table:
         ),
         collapse_padding=True,
         caption=f"{certificate['over_budget']} of {certificate['episodes']} episodes "
-        f"broke their budget: at most {100 * certificate['binomial']:.1f} % do, with "
-        f"{100 * certificate['level']:g} % confidence (exact binomial)",
+        f"broke their budget: at most {100 * certificate['binomial']:.1f} % do, on the "
+        f"average over these agents, with {100 * certificate['level']:g} % confidence "
+        "(binomial); bound: the same of each agent alone",
     )
-    headings = ["seed", "violating\nsteps", "episodes\nover budget"]
+    headings = ["seed", "violating\nsteps", "episodes\nover budget", "bound"]
     headings += [f"{x['name']}\nexcess [{x['unit']}]" for x in summary["limits"]]
     headings += ["return,\nmean", "worst", "no\nplan", "2 sigma\nheld"]
     for heading in headings:
         found.add_column(escape(heading), justify="right")
     for seed in summary["seeds"]:
-        held = seed["coverage"]["2"]
+        held = seed["coverage"] and seed["coverage"]["2"]
         found.add_row(
             str(seed["seed"]),
             str(seed["violating_steps"]),
             str(seed["episodes_over_budget"]),
+            f"{100 * seed['binomial']:.0f}%",
             *(f"{excess:.3f}" for excess in seed["worst_excess"]),
             f"{np.mean(seed['returns']):.1f}",
             f"{min(seed['returns']):.1f}",

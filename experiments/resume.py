@@ -4,10 +4,10 @@
     python experiments/resume.py DIR --dry-run     # only say what would be run
 
 A job's own configuration is what is run, whatever the files in `experiments/config` say
-by now. Every file that its report needs is read first: an episode that cannot be read
-is run again from the checkpoint before it, or its seed from the start, and ends with
-the same numbers. A job that is complete, or that another process works on, is left
-alone.
+by now; a version of safex that has other settings refuses it. Every file that its
+report needs is read first: an episode that cannot be read is run again from the
+checkpoint before it, or its seed from the start, and ends with the same numbers. A job
+that is complete, or that another process works on, is left alone.
 """
 
 import argparse
@@ -15,16 +15,18 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from experiments.configuration import ExperimentConfig, read_mapping
 from experiments.grid import expand
-from experiments.running import lock, run_job
+from experiments.running import run_job
 from experiments.runs import read_plain
-from safex.errors import ResultsError, SafexError
+from safex.errors import SafexError
 from safex.training.account import load_record
-from safex.training.checkpoint import forget_checkpoints
+from safex.training.checkpoint import forget_checkpoints, newest_checkpoint
+from safex.training.files import whole_lines
 from safex.training.forecast import load_forecast
 
 
@@ -81,26 +83,33 @@ def _resume(folder: Path, *, dry_run: bool) -> None:
     # A folder that was moved is still the job's.
     plain["results_dir"] = str(folder)
     config = read_mapping(plain)
-    missing = {
-        seed: first
-        for point in expand(config)
-        for seed, first in _missing(folder / point.name, point.config)
-    }
+    missing = _missing_of_all(folder, config)
     if not missing and _reported(folder, config):
         print(f"{folder}: complete")
         return
-    for seed, episode in missing.items():
-        print(f"{seed}: from episode {episode} on")
+    for seed, first in missing.items():
+        restart = newest_checkpoint(seed / "checkpoints", first - 1) + 1
+        print(f"{seed}: from episode {restart} on")
     if not missing:
         print(f"{folder}: its report")
     if dry_run:
         return
-    with lock(folder) as free:
-        if not free:
-            raise ResultsError("another process is working in it")
-        for seed, episode in missing.items():
-            forget_checkpoints(seed / "checkpoints", episode - 1)
-    run_job(config)
+
+    def prepare() -> None:
+        # Looked at again: somebody may have worked on it until now.
+        for seed, first in _missing_of_all(folder, config).items():
+            forget_checkpoints(seed / "checkpoints", first - 1)
+
+    run_job(config, prepare)
+
+
+def _missing_of_all(folder: Path, config: ExperimentConfig) -> dict[Path, int]:
+    """`_missing` of every point of a job."""
+    return {
+        seed: first
+        for point in expand(config)
+        for seed, first in _missing(folder / point.name, point.config)
+    }
 
 
 def _missing(folder: Path, config: ExperimentConfig) -> Iterator[tuple[Path, int]]:
@@ -121,27 +130,34 @@ def _first_broken(seed: Path, episodes: int) -> int:
         except ValueError:
             return episode
     whole = min(
-        _whole_rows(seed / name, episodes) for name in ("metrics.jsonl", "timing.jsonl")
+        len(_whole_rows(seed / name)) for name in ("metrics.jsonl", "timing.jsonl")
     )
+    whole = min(whole, _first_lost_violation(seed / "violations.jsonl", episodes))
     try:
         load_forecast(seed / "forecast.npz")
     except ValueError:
         whole = min(whole, episodes - 1)
-    return whole
+    return min(whole, episodes)
 
 
-def _whole_rows(path: Path, episodes: int) -> int:
+def _whole_rows(path: Path) -> list[Any]:
     """Rows from the start on that can be read, one an episode."""
     try:
-        lines = path.read_text().splitlines()
-    except (OSError, UnicodeDecodeError):
+        return whole_lines(path)
+    except OSError:
+        return []
+
+
+def _first_lost_violation(path: Path, episodes: int) -> int:
+    """The first episode whose violations cannot all be read, `episodes` if none."""
+    try:
+        text = path.read_text(errors="replace")
+    except OSError:
         return 0
-    for number, line in enumerate(lines[:episodes]):
-        try:
-            json.loads(line)
-        except ValueError:
-            return number
-    return min(len(lines), episodes)
+    found = whole_lines(path)
+    if len(found) == len(text.splitlines()):
+        return episodes
+    return found[-1]["episode"] if found else 0
 
 
 def _reported(folder: Path, config: ExperimentConfig) -> bool:

@@ -5,7 +5,7 @@ import fcntl
 import json
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +42,18 @@ _ROOT = Path(__file__).resolve().parents[1]
 _SEED_BOUND = 1_000_000
 
 
-def run_job(config: ExperimentConfig) -> Path:
+def run_job(
+    config: ExperimentConfig, prepare: Callable[[], None] | None = None
+) -> Path:
     """Trains every seed of every point, then reports on each point.
 
     Points whose configurations differ in traced numbers alone go through the same
     compiled programs, in lockstep with each other's seeds.
+
+    Args:
+      config: of the job.
+      prepare: called when nothing has been refused and nobody else can work in the
+        folder, before anything is run.
 
     Returns:
       the results folder.
@@ -64,6 +71,8 @@ def run_job(config: ExperimentConfig) -> Path:
     console = Console(stderr=False)
     with open_results_dir(config) as folder:
         console.print(f"results in {folder}")
+        if prepare:
+            prepare()
         _write_once(folder, config)
         for point in points:
             if point.name:
@@ -215,7 +224,7 @@ def open_results_dir(config: ExperimentConfig) -> Iterator[Path]:
     if config.results_dir is not None:
         folder = Path(config.results_dir)
         _check_same_run(folder, config)
-        with lock(folder) as free:
+        with _lock(folder) as free:
             if not free:
                 raise ResultsError(
                     f"another process is working in results_dir {folder}"
@@ -228,7 +237,7 @@ def open_results_dir(config: ExperimentConfig) -> Iterator[Path]:
         if any(path.exists() for path in finished) or _saved_numbers(folder) is None:
             continue
         if _saved_numbers(folder) == numbers_of(config):
-            with lock(folder) as free:
+            with _lock(folder) as free:
                 if free:
                     yield folder
                     return
@@ -238,7 +247,7 @@ def open_results_dir(config: ExperimentConfig) -> Iterator[Path]:
     while folder.exists():
         number += 1
         folder = folder.with_name(f"{folder.name.split('.')[0]}.{number}")
-    with lock(folder):
+    with _lock(folder):
         yield folder
 
 
@@ -276,7 +285,7 @@ def _saved_numbers(folder: Path) -> dict[str, Any] | None:
 
 
 @contextlib.contextmanager
-def lock(folder: Path) -> Iterator[bool]:
+def _lock(folder: Path) -> Iterator[bool]:
     """Whether the folder could be locked; the lock dies with the process."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as file:

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from experiments.configuration import ExperimentConfig, read_mapping
 from experiments.grid import set_field
@@ -15,12 +17,18 @@ def read_plain(folder: Path) -> dict[str, Any]:
     """The configuration that a run left, as nested mappings.
 
     Raises:
-      ConfigError: it is no folder of a run.
+      ConfigError: it is no folder of a run, or the file is damaged.
     """
     path = folder / "config.yaml"
     if not path.is_file():
         raise ConfigError(f"{folder} is no folder of a run: it has no {path.name}")
-    return yaml.safe_load(path.read_text())
+    try:
+        plain = _parse(path.read_text(errors="replace"))
+    except (YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f"{path} is damaged: it is no YAML") from error
+    if not isinstance(plain, dict) or not plain:
+        raise ConfigError(f"{path} is damaged: it holds no configuration")
+    return plain
 
 
 def with_settings(plain: dict[str, Any], settings: Sequence[str]) -> ExperimentConfig:
@@ -33,5 +41,14 @@ def with_settings(plain: dict[str, Any], settings: Sequence[str]) -> ExperimentC
         key, equals, value = assignment.partition("=")
         if not equals:
             raise ConfigError(f"expected key=value, got {assignment}")
-        set_field(plain, key, yaml.safe_load(value))
+        try:
+            # Numbers as launchers read them; YAML alone takes 1e-3 for a word.
+            parsed = _parse(f"value: {value}")["value"]
+        except (YAMLError, OmegaConfBaseException) as error:
+            raise ConfigError(f"{key} cannot be read: {value}") from error
+        set_field(plain, key, parsed)
     return read_mapping(plain)
+
+
+def _parse(text: str) -> Any:
+    return OmegaConf.to_container(OmegaConf.create(text), resolve=True)

@@ -1511,8 +1511,8 @@ class MPCConfig:
       pes_alpha: the adversary's multiple of `beta` stds, before its schedule.
       pes_steps: steps of a plan in which the adversary may push as far as that, or
         weaker in more of them, the sum of squares being the same; None is in all. With
-        errors as independent from step to step as Gaussian noise 1 is exact, and an
-        error that lasts n steps asks for n.
+        one error a step, as independent of the others as Gaussian noise, 1 is exact,
+        and an error that lasts n steps asks for n.
       opt_alpha: the optimistic agent's multiple of `beta` stds, before its schedule.
       pes_schedule: how `pes_alpha` changes over episodes.
       opt_schedule: how `opt_alpha` changes over episodes.

@@ -67,17 +67,22 @@ def test_it_plays_the_same_episodes_again_and_changes_no_checkpoint(trained):
     assert len({value for seed in returns for value in seed}) == 4
     assert [seed["violating_steps"] for seed in one["seeds"]] == [0, 0]
     assert one["certificate"]["binomial"] == binomial_bound(0, 4)
+    assert [seed["binomial"] for seed in one["seeds"]] == 2 * [binomial_bound(0, 2)]
+    assert [seed["learned_from"] for seed in one["seeds"]] == [1, 1]
+    # The true model makes no claim.
+    assert [seed["coverage"] for seed in one["seeds"]] == [None, None]
 
 
 def test_a_changed_limit_is_known_and_counted(trained, capsys):
-    found = play(trained, "env.speed_threshold=0.001")
-    assert found["set"] == ["env.speed_threshold=0.001"]
+    # 1e-3 is a number here as it is for a launcher.
+    found = play(trained, "env.speed_threshold=1e-3")
+    assert found["set"] == ["env.speed_threshold=1e-3"]
     assert all(seed["violating_steps"] > 0 for seed in found["seeds"])
     assert all(seed["worst_excess"][0] > 0 for seed in found["seeds"])
     broken = sum(seed["episodes_over_budget"] for seed in found["seeds"])
     assert found["certificate"]["over_budget"] == broken > 0
     text = capsys.readouterr().out
-    assert "with env.speed_threshold=0.001" in text
+    assert "with env.speed_threshold=1e-3" in text
     assert "…" not in text
     # With what an episode may cost, none is over it.
     allowed = play(trained, "env.speed_threshold=0.001", "agent.cost_budget=5")
@@ -91,11 +96,14 @@ def test_a_changed_limit_is_known_and_counted(trained, capsys):
         (["{run}", "env.masss=1"], "mass"),
         (["{run}", "env.mass"], "expected key=value"),
         (["{run}", "env.mass=-1"], "mass"),
+        (["{run}", "env.mass=[1"], "env.mass cannot be read"),
+        (["{run}", "train.num_rollout_steps=9"], "must be as in training"),
     ],
 )
 def test_a_mistake_is_one_line(trained, capsys, arguments, words):
     assert evaluate.main([part.format(run=trained) for part in arguments]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
+    *warnings, line = capsys.readouterr().err.splitlines()
+    assert all(warning.startswith("warning: ") for warning in warnings)
     assert line.startswith("safex: ")
     assert words in line
 

@@ -60,6 +60,7 @@ class Walk:
     """The agent's belief: stays where it is, give or take; the env forbids nothing."""
 
     obs_dim = 2
+    beta = 1.0
 
     def predict(self, state, obs, action):
         return Prediction(obs, *state)
@@ -103,11 +104,14 @@ def test_scores_are_those_of_the_rows_that_count():
     beta, unit = np.array([1.0, 2.0, 0.5]), np.array([1.0, 10.0, 0.1])
     claim = Claim(next_obs, mean, epistemic, aleatoric, mask)
     nothing = claim._replace(mask=np.zeros(50, bool))
-    found = score_claims({"some": claim, "none": nothing}, beta, unit)
+    endless = claim._replace(epistemic_std=np.where(mask[:, None], np.inf, 1.0))
+    claims = {"some": claim, "none": nothing, "endless": endless}
+    found = score_claims(claims, beta, unit)
     std = np.sqrt((beta * epistemic) ** 2 + aleatoric**2)[mask]
     scores = calibration_report.score((next_obs - mean)[mask], std, unit)
     expected = calibration_report.summarise(scores, "abc")
     assert {name: found[f"scores/some/{name}"] for name in SCORES} == {
         name: pytest.approx(expected[name]) for name in SCORES
     }
-    assert {found[f"scores/none/{name}"] for name in SCORES} == {None}
+    for region in ("none", "endless"):
+        assert {found[f"scores/{region}/{name}"] for name in SCORES} == {None}

@@ -412,6 +412,13 @@ def test_update_moves_pessimism_by_its_schedule(minmax):
         assert metrics["model/fits"] == 1.0
 
 
+def test_an_episode_begins_with_the_widths_of_the_agent_that_plays_it(minmax):
+    widths = Widths.of(MPCConfig(pes_alpha=7.0, opt_alpha=3.0), LINE)
+    other = dataclasses.replace(minmax.agent, widths=widths)
+    begun = other.begin_episode(KEY, minmax.state)
+    assert (begun.pessimism, begun.optimism) == (7.0, 3.0)
+
+
 @pytest.mark.parametrize(
     ("pes_steps", "pushes"),
     # Two full pushes, or three of sqrt(2 / 3); one, or three of sqrt(1 / 3).

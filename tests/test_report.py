@@ -72,16 +72,16 @@ def test_a_run_whose_only_call_compiles_has_no_pace(tmp_path):
     assert _median(decisions) is None
 
 
-def test_scores_are_of_the_last_fit_and_of_all_episodes_but_the_first(finished):
+def test_scores_are_of_the_last_fit_and_of_all_planned_episodes(finished):
     _, _, summary = finished
     scores = summary["seeds"][0]["scores"]
     assert scores["held_out"]["crps"] == scores["out_of_distribution"]["crps"] == 3.0
-    assert scores["prequential"]["crps"] == 2.5
-    assert scores["prequential"]["ten_steps"] == pytest.approx(0.25)
+    assert scores["prequential"]["crps"] == 2.0
+    assert scores["prequential"]["ten_steps"] == pytest.approx(0.2)
     # Runs of before they were kept have none.
     assert scores["held_out"]["nll"] is None
     assert summary["aggregate"]["scores"]["held_out"]["nll"] is None
-    assert summary["aggregate"]["scores"]["prequential"]["crps"]["mean"] == 2.5
+    assert summary["aggregate"]["scores"]["prequential"]["crps"]["mean"] == 2.0
 
 
 def slide(fast, inside, *, planned=True):

@@ -17,11 +17,11 @@ def _jax_is_set_up(monkeypatch):
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory):
-    """A finished job of two seeds and two planned episodes."""
+    """A finished job of two seeds and four planned episodes."""
     folder = tmp_path_factory.mktemp("jobs") / "task" / "job"
     patch = pytest.MonkeyPatch()
     patch.setattr(running, "set_up_jax", lambda: None)
-    more = ("train.num_model_updates=2", f"results_dir={folder}", "render=false")
+    more = ("train.num_model_updates=4", f"results_dir={folder}", "render=false")
     running.run_job(read(*TINY, *more, "verbose=false"))
     patch.undo()
     return folder
@@ -44,11 +44,14 @@ def cut(path):
     path.write_bytes(content[: len(content) // 2])
 
 
+# Of episodes 0 to 4 the checkpoints after 2, 3 and 4 are kept.
 DAMAGE = {
-    "seed_0/episodes/episode_002.npz": "seed_0: from episode 2 on",
+    "seed_0/episodes/episode_004.npz": "seed_0: from episode 4 on",
+    "seed_0/episodes/episode_002.npz": "seed_0: from episode 0 on",
     "seed_1/episodes/episode_000.npz": "seed_1: from episode 0 on",
-    "seed_1/forecast.npz": "seed_1: from episode 2 on",
-    "seed_0/timing.jsonl": "seed_0: from episode 1 on",
+    "seed_1/forecast.npz": "seed_1: from episode 4 on",
+    "seed_0/timing.jsonl": "seed_0: from episode 0 on",
+    "seed_1/metrics.jsonl": "seed_1: from episode 0 on",
     "summary.json": "its report",
 }
 
@@ -60,17 +63,14 @@ def test_what_cannot_be_read_is_found_and_only_said_if_so_asked(
 ):
     damage(copy / name)
     assert resume.main([str(copy), "--dry-run"]) == 0
-    said = capsys.readouterr().out
-    expected = DAMAGE[name]
-    if name.endswith("timing.jsonl") and not (copy / name).exists():
-        expected = "seed_0: from episode 0 on"
-    assert expected in said
+    assert DAMAGE[name] in capsys.readouterr().out
     assert len(list(copy.rglob("*.ckpt"))) == 6
 
 
 def test_a_damaged_job_ends_with_the_same_numbers(job, copy, capsys):
-    cut(copy / "seed_0" / "episodes" / "episode_002.npz")
-    (copy / "seed_1" / "episodes" / "episode_000.npz").unlink()
+    cut(copy / "seed_0" / "episodes" / "episode_004.npz")
+    cut(copy / "seed_1" / "metrics.jsonl")
+    (copy / "seed_1" / "timing.jsonl").write_bytes(b"\xff\xfe")
     (copy / "summary.json").unlink()
     assert resume.main([str(copy)]) == 0
     one, other = (
@@ -84,11 +84,36 @@ def test_a_damaged_job_ends_with_the_same_numbers(job, copy, capsys):
 
 def test_a_job_that_is_worked_on_keeps_its_checkpoints(copy, capsys):
     (copy / "seed_1" / "episodes" / "episode_000.npz").unlink()
-    with running.lock(copy) as free:
+    with running._lock(copy) as free:
         assert free
         assert resume.main([str(copy)]) == 2
     assert "another process is working" in capsys.readouterr().err
     assert len(list(copy.rglob("*.ckpt"))) == 6
+
+
+def test_a_job_of_other_settings_keeps_its_checkpoints(copy, capsys):
+    (copy / "seed_1" / "episodes" / "episode_000.npz").unlink()
+    path = copy / "config.yaml"
+    path.write_text(path.read_text().replace("pes_steps: 2.0", "pes_steps: 3.0"))
+    assert resume.main([str(copy)]) == 2
+    assert "agent.pes_steps" in capsys.readouterr().err
+    assert len(list(copy.rglob("*.ckpt"))) == 6
+    path.write_text("[")
+    assert resume.main([str(copy)]) == 2
+    assert "config.yaml is damaged" in capsys.readouterr().err
+
+
+def test_violations_that_cannot_be_read_are_found(tmp_path):
+    path = tmp_path / "violations.jsonl"
+    lines = ['{"episode": 1}', '{"episode": 3}', '{"episode": 3}']
+    path.write_text("\n".join(lines) + "\n")
+    assert resume._first_lost_violation(path, 5) == 5
+    path.write_text("\n".join(lines)[:-4])
+    assert resume._first_lost_violation(path, 5) == 3
+    path.write_text("{")
+    assert resume._first_lost_violation(path, 5) == 0
+    path.unlink()
+    assert resume._first_lost_violation(path, 5) == 0
 
 
 def test_a_folder_without_a_job_is_named_and_the_next_goes_on(job, capsys, tmp_path):

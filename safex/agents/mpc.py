@@ -165,8 +165,14 @@ class MPCAgent:
         )
 
     def begin_episode(self, key: Array, state: MPCState) -> MPCState:
-        """Drops the warm start: it belongs to the end of another episode."""
+        """Drops the warm start: it belongs to the end of another episode.
+
+        The widths are those of this agent, also where another learned the state.
+        """
+        pessimism, optimism = self._scheduled(state.episode)
         return state._replace(
+            pessimism=pessimism,
+            optimism=optimism,
             optimizer_state=self.optimizer.init(key),
             spent=jnp.zeros_like(state.spent),
             steps=jnp.zeros_like(state.steps),

@@ -84,6 +84,12 @@ def load_checkpoint(
     return None
 
 
+def newest_checkpoint(folder: Path, at_most: int) -> int:
+    """The episode of the newest file, none later than `at_most`; -1 without one."""
+    episodes = [_episode(path) for path in _newest_first(folder)]
+    return max((e for e in episodes if e <= at_most), default=-1)
+
+
 def forget_checkpoints(folder: Path, last: int) -> None:
     """Removes every checkpoint of an episode after `last`."""
     for path in _newest_first(folder):

@@ -1,10 +1,12 @@
 """Files that are whole or absent, whenever the process is killed."""
 
+import json
 import os
 import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -48,3 +50,14 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
             return {name: arrays[name] for name in arrays.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(str(error)) from error
+
+
+def whole_lines(path: Path) -> list[Any]:
+    """The values of a file of JSON lines, up to the first line that is damaged."""
+    values = []
+    for line in path.read_text(errors="replace").splitlines():
+        try:
+            values.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return values

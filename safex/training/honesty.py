@@ -89,7 +89,8 @@ def held_after(
 
     def transition(obs: Array, action: Array, normal: Array) -> Outcome:
         belief = agent.predict(state, obs, action)
-        std = jnp.sqrt(belief.epistemic_std**2 + belief.aleatoric_std**2)
+        epistemic = agent.beta * belief.epistemic_std
+        std = jnp.sqrt(epistemic**2 + belief.aleatoric_std**2)
         next_obs = env.project(belief.mean + std * normal)
         return Outcome(next_obs, next_obs)
 
@@ -127,7 +128,9 @@ class Claim(NamedTuple):
 def score_claims(
     claims: Mapping[str, Claim], beta: npt.ArrayLike, unit: npt.ArrayLike
 ) -> dict[str, float | None]:
-    """`scores/<region>/<name>` of each region, None where no row counts.
+    """`scores/<region>/<name>` of each region.
+
+    None where no row counts, or a claim about one that does is not finite.
 
     Args:
       claims: by region.
@@ -137,11 +140,12 @@ def score_claims(
     found: dict[str, float | None] = {}
     for region, claim in claims.items():
         mask = np.asarray(claim.mask, bool)
+        error = (np.asarray(claim.next_obs) - np.asarray(claim.mean))[mask]
+        epistemic = np.asarray(beta) * np.asarray(claim.epistemic_std)
+        std = np.hypot(epistemic, np.asarray(claim.aleatoric_std))[mask]
         numbers: dict[str, Any] = dict.fromkeys(SCORES)
-        if mask.any():
-            error = (np.asarray(claim.next_obs) - np.asarray(claim.mean))[mask]
-            epistemic = np.asarray(beta) * np.asarray(claim.epistemic_std)
-            std = np.hypot(epistemic, np.asarray(claim.aleatoric_std))[mask]
+        # An overflow far from the data is no reason to stop a run.
+        if mask.any() and np.isfinite(error).all() and np.isfinite(std).all():
             scores = calibration_report.score(error, std, unit)
             names = [str(d) for d in range(error.shape[1])]
             numbers = calibration_report.summarise(scores, names)

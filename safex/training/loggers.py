@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from safex.training.files import write_text
+from safex.training.files import whole_lines, write_text
 
 Value = float | int | None
 
@@ -39,8 +39,7 @@ class LocalLogger:
         self._rows: list[dict[str, Value]] = []
         path = folder / "metrics.jsonl"
         if last_step is not None and path.exists():
-            rows = [json.loads(line) for line in path.read_text().splitlines()]
-            self._rows = [row for row in rows if row["step"] <= last_step]
+            self._rows = [row for row in whole_lines(path) if row["step"] <= last_step]
         self._write()
 
     def log(self, metrics: Mapping[str, Value], step: int) -> None:

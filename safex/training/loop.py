@@ -205,7 +205,7 @@ class Trainer:
 
     def play(
         self, runs: Sequence[SeedRun], num_episodes: int
-    ) -> Iterator[list[EpisodeRecord]]:
+    ) -> tuple[list[int], Iterator[list[EpisodeRecord]]]:
         """Planned episodes by the agents of the last checkpoints, who learn nothing.
 
         Every random key is a function of the seed and the episode's number, and none of
@@ -215,26 +215,39 @@ class Trainer:
           runs: with checkpoints.
           num_episodes: how many each.
 
-        Yields:
-          the record of each run's next episode.
+        Returns:
+          the last episode that each agent learned from, and an iterator over the
+          records of each run's next episode.
 
         Raises:
-          CheckpointError: a run has no checkpoint that can be used.
+          CheckpointError: a run has no checkpoint that fits.
           NonFiniteError: as `train`.
         """
-        states = []
+        states, learned = [], []
         for run in runs:
-            state, last = self._load(run, None)
+            try:
+                state, last = self._load(run, None)
+            except CheckpointError as error:
+                raise CheckpointError(
+                    f"no checkpoint of {run.folder} can be read by this version with "
+                    "these settings; what was learned, and the size of its buffers, "
+                    "must be as in training"
+                ) from error
             if last < 0:
                 raise CheckpointError(f"{run.folder} has no checkpoint")
             states.append(state)
+            learned.append(last)
+        return learned, self._play(list(runs), states, num_episodes)
+
+    def _play(
+        self, runs: list[SeedRun], states: list[RunState], num_episodes: int
+    ) -> Iterator[list[EpisodeRecord]]:
         layout, traced, root, padded = self._lay_out(runs, states)
         state = layout.place(padded)
         for episode in range(1, num_episodes + 1):
             numbers = jnp.full(layout.rows, episode)
             key = _fold_in_all(_fold_in_all(root, jnp.full_like(numbers, 3)), numbers)
-            # A first planned episode, as far as the rest of the loop is concerned.
-            _, batch, _ = self._collect(traced, key, state, list(runs), layout, 1)
+            _, batch, _ = self._collect(traced, key, state, runs, layout, episode)
             yield [
                 _to_record(_row(batch, index), planned=True)
                 for index in range(len(runs))

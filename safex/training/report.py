@@ -197,8 +197,8 @@ def _summarise_seed(folder: Path, seed: int, info: RunInfo) -> dict[str, Any]:
     # A model that is the truth makes no claim to be covered.
     nothing = Coverage(np.zeros(len(levels), int), 0)
     coverages["prequential"] = (pooled if known else nothing).shares()
-    # As with coverage: of the last fit, and of every episode but the first planned one.
-    kept = {name: rows[-1:] for name in SCORES_OF} | {"prequential": rows[2:]}
+    # As with coverage: of the last fit, and of every planned episode.
+    kept = {name: rows[-1:] for name in SCORES_OF} | {"prequential": rows[1:]}
     scores = {
         region: {
             # Runs of before they were kept have none.
