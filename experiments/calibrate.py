@@ -44,7 +44,7 @@ from experiments.runtime import set_up_jax
 from safex.errors import ConfigError, SafexError
 from safex.models import calibration_report as report
 from safex.training.account import load_record
-from safex.training.honesty import HORIZON, far_paths
+from safex.training.honesty import HORIZON, far_paths, random_path
 from safex.training.plots import plot_uncertainty
 from safex.types import Array, Dataset, DynamicsModel, Environment, PyTree, Transition
 
@@ -110,18 +110,8 @@ def collect_random(key: Array, env: Environment, num_episodes: int) -> list[Rows
 
     def episode(key: Array) -> Rows:
         reset_key, key = jax.random.split(key)
-        state, obs = env.reset(reset_key)
-
-        def step(carry: tuple, key: Array) -> tuple[tuple, Rows]:
-            state, obs = carry
-            action_key, step_key = jax.random.split(key)
-            shape = (env.action_dim,)
-            action = jax.random.uniform(action_key, shape, minval=-1.0, maxval=1.0)
-            result = env.step(step_key, state, action)
-            return (result.state, result.obs), Rows(obs, action, result.obs)
-
-        keys = jax.random.split(key, env.max_steps)
-        return jax.lax.scan(step, (state, obs), keys)[1]
+        path = random_path(key, env, *env.reset(reset_key), env.max_steps)
+        return Rows(path.obs, path.action, path.next_obs)
 
     rows = jax.device_get(
         jax.jit(jax.vmap(episode))(jax.random.split(key, num_episodes))

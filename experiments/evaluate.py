@@ -142,7 +142,6 @@ def summarise(
     budget = np.broadcast_to(config.agent.cost_budget, env.num_constraints)
     costs = np.array([[e.cost_return for e in episodes] for episodes in accounts])
     over = over_budget(costs, budget)
-    found = certify(over)
     return {
         "env": config.task,
         "method": config.method,
@@ -175,7 +174,7 @@ def summarise(
             }
             for index, (seed, episodes) in enumerate(zip(seeds, accounts, strict=True))
         ],
-        "certificate": {**found._asdict(), "sequence": found.sequence.tolist()},
+        "certificate": certify(over).plain(),
     }
 
 

@@ -10,7 +10,7 @@ Two statements about the training episodes of a group, for two readings of "how 
   so that it also holds for who stops when they like what they see.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +44,10 @@ class Certificate(NamedTuple):
     level: float
     binomial: float
     sequence: Floats
+
+    def plain(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return {**self._asdict(), "sequence": self.sequence.tolist()}
 
 
 def over_budget(costs: npt.ArrayLike, budget: npt.ArrayLike) -> npt.NDArray[np.bool_]:

@@ -32,26 +32,32 @@ SCORES_OF = {
 }
 
 
+def random_path(
+    key: Array, env: Environment, state: Any, obs: Array, length: int
+) -> Transition:
+    """Uniformly random actions from a state and its observation, `[length, ...]`."""
+
+    def step(carry: tuple, key: Array) -> tuple[tuple, Transition]:
+        state, obs = carry
+        action_key, step_key = jax.random.split(key)
+        shape = (env.action_dim,)
+        action = jax.random.uniform(action_key, shape, minval=-1.0, maxval=1.0)
+        r = env.step(step_key, state, action)
+        transition = Transition(
+            obs, action, r.reward, r.cost, r.obs, r.terminated, r.truncated
+        )
+        return (r.state, r.obs), transition
+
+    return jax.lax.scan(step, (state, obs), jax.random.split(key, length))[1]
+
+
 def far_paths(key: Array, env: Environment, number: int) -> Transition:
     """Random actions from states far from the data, leaves `[number, HORIZON, ...]`."""
 
     def path(key: Array) -> Transition:
         state_key, key = jax.random.split(key)
         start = env.far_state(state_key)
-
-        def step(carry: tuple, key: Array) -> tuple[tuple, Transition]:
-            state, obs = carry
-            action_key, step_key = jax.random.split(key)
-            shape = (env.action_dim,)
-            action = jax.random.uniform(action_key, shape, minval=-1.0, maxval=1.0)
-            r = env.step(step_key, state, action)
-            transition = Transition(
-                obs, action, r.reward, r.cost, r.obs, r.terminated, r.truncated
-            )
-            return (r.state, r.obs), transition
-
-        keys = jax.random.split(key, HORIZON)
-        return jax.lax.scan(step, (start, env.observe(start)), keys)[1]
+        return random_path(key, env, start, env.observe(start), HORIZON)
 
     return jax.vmap(path)(jax.random.split(key, number))
 

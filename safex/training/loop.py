@@ -387,13 +387,13 @@ class Trainer:
         agent, batch, seconds = self._collect(
             traced, act_key, state, runs, layout, episode
         )
-        entries, records = [], []
+        entries, records, betas = [], [], []
         for index, run in enumerate(runs):
             env, described = self._vary(run.traced)
             record = _to_record(_row(batch, index), planned=episode > 0)
             records.append(record)
-            beta = np.asarray(described.beta)
-            entries.append(accounts.account(record, beta, self.horizon))
+            betas.append(np.asarray(described.beta))
+            entries.append(accounts.account(record, betas[-1], self.horizon))
             accounts.save_record(_record_path(run.folder, episode), record)
             accounts.append_jsonl(
                 run.folder / "violations.jsonl",
@@ -439,7 +439,7 @@ class Trainer:
             _check_finite(_row(fit, index), where)
             _check_finite(_row(leaves, index), f"parameters, {where}")
             violating_steps[index] += entry.violating_steps
-            beta = np.asarray(self._vary(run.traced)[1].beta)
+            beta = betas[index]
             believed, next_obs, far_next_obs = _row((beliefs, *truths), index)
             claims = _claims(believed, next_obs, far_next_obs, records[index])
             counts = {

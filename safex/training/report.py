@@ -232,8 +232,7 @@ def _summarise_seed(folder: Path, seed: int, info: RunInfo) -> dict[str, Any]:
 def _certificate(entries: Sequence[Mapping[str, Any]], info: RunInfo) -> dict[str, Any]:
     """How often an episode breaks its budget, ready for JSON."""
     costs = np.array([entry["episode_cost_returns"] for entry in entries])
-    found = certify(over_budget(costs, info.cost_budget))
-    return {**found._asdict(), "sequence": found.sequence.tolist()}
+    return certify(over_budget(costs, info.cost_budget)).plain()
 
 
 def _aggregate(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -262,8 +261,8 @@ def _aggregate(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _mean_known(values: Sequence[float | None]) -> float | None:
     """Their mean, None if any is not known."""
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known and len(known) == len(values) else None
+    found = _summarise_known(values)
+    return found["mean"] if found else None
 
 
 def _summarise_known(values: Sequence[float | None]) -> dict[str, float | None] | None:
