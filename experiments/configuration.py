@@ -23,7 +23,7 @@ from safex.errors import ConfigError
 
 WANDB_MODES = ("offline", "online", "disabled")
 # Where the files of a run go and who watches it changes no number of it.
-_NOT_IN_FINGERPRINT = ("results_dir", "wandb", "render", "verbose")
+_NOT_IN_FINGERPRINT = ("results_dir", "wandb", "tensorboard", "render", "verbose")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,6 +116,7 @@ class ExperimentConfig:
         goes on with an unfinished run of this very configuration.
       render: also film the last episode of each seed.
       verbose: live progress; a line an episode where there is no terminal.
+      tensorboard: also write TensorBoard's files, into each seed's folder.
     """
 
     task: str
@@ -135,6 +136,7 @@ class ExperimentConfig:
     results_dir: str | None = None
     render: bool = True
     verbose: bool = True
+    tensorboard: bool = False
 
     def __post_init__(self) -> None:
         """Refuses a planner and an optimizer that do not go together."""

@@ -26,13 +26,14 @@ from experiments.grid import Point, Traced, expand, rebuild, same_program, trace
 from experiments.progress import LiveProgress
 from experiments.runtime import set_up_jax
 from experiments.tables import summary_table
+from experiments.tracking import check_tracking, open_loggers
 from safex.agents.mpc import MPCAgent
 from safex.envs.contract import check_environment
 from safex.errors import ResultsError
 from safex.training import report
 from safex.training.files import write_text
 from safex.training.lockstep import default_group_size
-from safex.training.loggers import LocalLogger, Logger, WandbLogger
+from safex.training.loggers import Logger
 from safex.training.loop import SeedRun, Trainer
 from safex.training.margins import limits_of
 from safex.training.report import RunInfo
@@ -61,6 +62,7 @@ def run_job(
     Raises:
       SafexError: whatever a user can act on.
     """
+    check_tracking(config)
     set_up_jax()
     points = expand(config)
     for point in points:
@@ -139,12 +141,11 @@ def _train(
         seed_folder = folder / point.name / f"seed_{i}"
 
         def make_loggers(last_step: int | None) -> Sequence[Logger]:
-            local = LocalLogger(seed_folder, last_step)
-            if config.wandb.mode == "disabled":
-                return [local]
             name = f"{folder.name}-{point.name}" if point.name else folder.name
             settings = wandb_settings(point.config, seeds[i], name)
-            return [local, WandbLogger(folder / "wandb", settings, warn)]
+            return open_loggers(
+                config, seed_folder, folder / "wandb", settings, last_step, warn
+            )
 
         return SeedRun(
             seeds[i],
