@@ -270,8 +270,10 @@ def test_an_offline_run_of_wandb_holds_the_rows_from_before_a_resume(tmp_path):
     run.log({"a": -1}, 500)
     run.close()
     # The link to the newest run is wandb's own.
+    # The link to the newest run is wandb's own; its service writes a moment later.
     folder = (tmp_path / "wandb" / "wandb" / "latest-run").resolve()
-    assert wandb_rows(folder) == [(100, 100), (300, 300), (500, -1)]
+    expected = [(100, 100), (300, 300), (500, -1)]
+    wait_for(lambda: wandb_rows(folder) == expected)
 
 
 def test_a_server_that_is_not_there_leaves_an_offline_run(tmp_path):
