@@ -7,6 +7,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from safex.training.page import certified
 from safex.training.plots.style import pretty
 
 # With more columns than this they go closer together, to fit 80 characters.
@@ -125,15 +126,4 @@ def _caption(several: bool, allowed: bool, certificate: Mapping[str, Any]) -> st
     elif several:
         del words["random"]
     glossary = "; ".join(f"{word}: {meaning}" for word, meaning in words.items())
-    return f"{_certified(certificate)}\n{glossary}"
-
-
-def _certified(certificate: Mapping[str, Any]) -> str:
-    """How often an episode breaks its budget, in words."""
-    return (
-        f"{certificate['over_budget']} of {certificate['episodes']} planned episodes "
-        f"broke their budget. With {100 * certificate['level']:g} % confidence an "
-        f"episode does so at most {100 * certificate['binomial']:.1f} % of the time if "
-        f"all are alike (exact binomial), {100 * certificate['sequence'][-1]:.1f} % on "
-        "average over these whatever they are (confidence sequence)."
-    )
+    return f"{certified(certificate)}\n{glossary}"

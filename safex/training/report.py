@@ -104,13 +104,26 @@ def write_figures(
     seeds: Sequence[int],
     env: Any,
     summary: Mapping[str, Any],
+    *,
+    out: Path | None = None,
+    ending: str = "png",
 ) -> list[Path]:
-    """Draws every plot of the run; returns the files."""
-    folder = results_dir / "plots"
+    """Draws every plot of the run; returns the files.
+
+    Args:
+      results_dir: folder of the run.
+      info: of the run.
+      seeds: of the run.
+      env: its system.
+      summary: of `summarise_run`.
+      out: where the files go; None for the run's own `plots`.
+      ending: of the files, `png`, `pdf` or `svg`.
+    """
+    folder = results_dir / "plots" if out is None else out
     records = [_records(results_dir / f"seed_{i}", info) for i in range(len(seeds))]
     planned = [seed_records[1:] for seed_records in records]
     made = [
-        folder / f"{name}.png"
+        folder / f"{name}.{ending}"
         for name in ("learning", "phase_portrait", "prediction", "forecast")
     ]
     plots.plot_learning(
@@ -135,7 +148,7 @@ def write_figures(
     plots.plot_forecast(made[3], forecast, env.obs_names, margins, info.limits)
     shares = _mean_coverage(summary)
     if shares:
-        made.append(folder / "calibration.png")
+        made.append(folder / f"calibration.{ending}")
         levels = [nominal_coverage(level) for level in COVERAGE_LEVELS]
         plots.plot_calibration(made[-1], levels, shares)
     return made

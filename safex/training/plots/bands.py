@@ -94,4 +94,6 @@ def draw_margins(
         axes.set_ylim(low - room, top)
         axes.set_title(pretty(limit.name), loc="left")
         axes.set_ylabel(f"past limit\n[{limit.unit}]")
-        axes.set_title(f"limit {limit.value:g} {limit.unit}", loc="right", fontsize=8)
+        axes.set_title(
+            f"limit {limit.value:g} {limit.unit}", loc="right", fontsize="small"
+        )

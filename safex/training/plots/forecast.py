@@ -82,7 +82,9 @@ def plot_forecast(
             draw_actual(axes, steps, actual[:, d])
             axes.set_ylabel(pretty(name))
             axes.set_title(
-                f"{inside[:, d].sum()} of {len(steps)} inside", loc="right", fontsize=8
+                f"{inside[:, d].sum()} of {len(steps)} inside",
+                loc="right",
+                fontsize="small",
             )
         draw_margins(panels[len(obs_names) :], steps, margins, limits, label=LABEL)
         panels[-1].set_xlabel("environment step")

@@ -63,7 +63,7 @@ def plot_phase_portrait(
             panel.set_axis_off()
         for panel, seed_paths, name in zip(panels, paths, names, strict=False):
             _forbidden(panel, portrait)
-            _panel(panel, portrait, seed_paths, shades)
+            _panel(panel, portrait, seed_paths, shades, narrow=columns > 2)
             panel.set_title(f"seed {name}", loc="left")
         for row in grid:
             row[0].set_ylabel(pretty(portrait.labels[1]))
@@ -104,6 +104,8 @@ def _panel(
     portrait: "Portrait",
     paths: "Sequence[portraits.Path]",
     colours: Sequence[Any],
+    *,
+    narrow: bool,
 ) -> None:
     from matplotlib.collections import LineCollection
 
@@ -127,7 +129,12 @@ def _panel(
     if portrait.bounded[1]:
         note(axes, text, 0.5, 0.955)  # in the forbidden band at the top
     else:
-        axes.set_title(text, loc="right", fontsize=8)
+        # Beside the seed's name there is room for one word of the last line.
+        axes.set_title(
+            text.replace("g s", "g\ns") if narrow else text,
+            loc="right",
+            fontsize="small",
+        )
     for axis, angle in zip((axes.xaxis, axes.yaxis), portrait.angles, strict=True):
         if angle:
             ticks = np.linspace(-np.pi, np.pi, 5)

@@ -143,4 +143,4 @@ def _residuals(
         note(axes, f"σ = 0; largest error {np.abs(error).max():.1e}", 0.5, 0.88)
         return
     share = 100 * inside.mean()
-    axes.set_title(f"{share:.1f} % inside ± {beta:g} σ", loc="right", fontsize=8)
+    axes.set_title(f"{share:.1f} % inside ± {beta:g} σ", loc="right", fontsize="small")

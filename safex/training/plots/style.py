@@ -3,6 +3,7 @@
 # ruff: noqa: PLC0415
 
 import contextlib
+import contextvars
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 # The palette of Okabe and Ito (2008). Vermillion is kept for limits and violations.
 BLUE, GREEN, ORANGE, PURPLE = "#0072B2", "#009E73", "#E69F00", "#CC79A7"
 LIMIT, BLACK, GREY = "#D55E00", "#222222", "#8A8A8A"
+SKY, BROWN = "#56B4E9", "#7F5539"
+COLUMN, PAGE = 3.25, 6.75  # widths of a paper's column and of its text [inches]
 SHADE = 0.13  # opacity of what is forbidden
 DPI = 200
 MARKER_LIMIT = 30  # more points than this on a line, and markers become a smear
@@ -42,8 +45,48 @@ STYLE: dict[Any, Any] = {
     # Or the outermost tick labels of neighbouring panels run together.
     "figure.constrained_layout.wspace": 0.05,
     "savefig.dpi": DPI,
+    # Letters stay letters: a font in the PDF, text in the SVG, for who edits them.
     "pdf.fonttype": 42,
+    "ps.fonttype": 42,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "safex",
 }
+_SIZES = ("font.size", "axes.titlesize", "axes.labelsize", "legend.fontsize")
+_SMALLER = 0.88  # letters of a figure that was made narrower: 7.5 points
+_ENTRY = 1.45  # inches that an entry of a legend takes
+# Of files that are equal where the numbers are.
+_NO_DATE: dict[str, Any] = {
+    ".pdf": {"metadata": {"CreationDate": None}},
+    ".svg": {"metadata": {"Date": None}},
+}
+_WIDEST: contextvars.ContextVar[float | None] = contextvars.ContextVar(
+    "_WIDEST", default=None
+)
+
+
+@contextlib.contextmanager
+def at_most(width: float) -> Iterator[None]:
+    """Figures made in here are no wider [inches], their letters a little smaller."""
+    token = _WIDEST.set(width)
+    try:
+        yield
+    finally:
+        _WIDEST.reset(token)
+
+
+def looks(number: int) -> list[dict[str, Any]]:
+    """Colour, marker and line of so many experiments, told apart without colour too."""
+    colours = (BLUE, ORANGE, GREEN, PURPLE, SKY, BLACK, BROWN)
+    lines = ("-", "--", "-.", (0, (3, 1, 1, 1, 1, 1)))
+    markers = "osD^vPX"
+    return [
+        {
+            "color": colours[i % len(colours)],
+            "marker": markers[i % len(markers)],
+            "linestyle": lines[(i + i // len(colours)) % len(lines)],
+        }
+        for i in range(number)
+    ]
 
 
 @contextlib.contextmanager
@@ -52,11 +95,15 @@ def new_figure(path: str | Path, width: float, height: float) -> Iterator["Figur
     import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(STYLE):
+    scale = min(1.0, (_WIDEST.get() or width) / width)
+    width, height = scale * width, scale * height
+    letters = 1.0 if scale == 1.0 else _SMALLER
+    style = STYLE | {name: letters * STYLE[name] for name in _SIZES}
+    with matplotlib.rc_context(style):
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path)
+        figure.savefig(path, **_NO_DATE.get(Path(path).suffix, {}))
 
 
 def shared_legend(
@@ -65,7 +112,8 @@ def shared_legend(
     columns: int = 4,
     markerscale: float = 1.0,
 ) -> None:
-    """One legend below all panels, each label once."""
+    """One legend below all panels, each label once, in no more columns than fit."""
+    columns = max(1, min(columns, int(figure.get_figwidth() / _ENTRY)))
     entries: dict[str, Any] = {}
     for panel in panels:
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
@@ -88,7 +136,7 @@ def note(axes: "Axes", text: str, x: float, y: float) -> None:
         transform=axes.transAxes,
         ha="center",
         va="center",
-        fontsize=8,
+        fontsize="small",
         color=BLACK,
         zorder=5,
     )

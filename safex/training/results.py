@@ -1,0 +1,233 @@
+"""Finished runs as they lie on disk, for whoever compares them."""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from safex.errors import ResultsError
+from safex.training.files import whole_lines
+from safex.training.plots.curves import Curves
+
+# Where files go and who watches decides no number.
+_NO_NUMBER = ("results_dir", "wandb", "tensorboard", "render", "verbose")
+
+
+class Results(NamedTuple):
+    """One finished run: a configuration with all its seeds.
+
+    Attributes:
+      label: its name among others.
+      folder: where it lies.
+      summary: of `summary.json`.
+      config: of `config.yaml`, by full name; empty where that cannot be read.
+      curves: how its seeds went over training.
+    """
+
+    label: str
+    folder: Path
+    summary: Mapping[str, Any]
+    config: Mapping[str, Any]
+    curves: Curves
+
+
+def find_results(folder: Path) -> list[Path]:
+    """The finished runs that a folder stands for.
+
+    Itself, or the points of its grid, or of the runs in it the latest.
+
+    Raises:
+      ResultsError: no finished run is there.
+    """
+    if not folder.is_dir():
+        raise ResultsError(f"{folder} is not a folder")
+    if (folder / "summary.json").is_file():
+        return [folder]
+    below = [path.parent for path in sorted(folder.glob("*/summary.json"))]
+    if (folder / "config.yaml").is_file() and below:
+        return below
+    # The parent of jobs; the latest of them may be a grid.
+    jobs = below + [path.parent for path in sorted(folder.glob("*/grid.json"))]
+    if not jobs:
+        raise ResultsError(
+            f"{folder} holds no finished run: no summary.json in it nor one level "
+            f"below; how far it is says: python experiments/watch.py {folder}"
+        )
+    return find_results(max(jobs, key=lambda job: (_finished(job), job)))
+
+
+def _finished(job: Path) -> int:
+    names = (job / "summary.json", job / "grid.json")
+    return max(path.stat().st_mtime_ns for path in names if path.is_file())
+
+
+def read_all(folders: Sequence[Path], labels: Sequence[str] | None) -> list[Results]:
+    """Reads the runs of several folders, named apart.
+
+    Args:
+      folders: as `find_results` takes them.
+      labels: one a folder, for those that stand for one run; None for names made of
+        method, model and whatever tells the runs apart.
+
+    Raises:
+      ResultsError: a folder holds no run, a file is damaged, or labels do not match.
+    """
+    found = [find_results(folder) for folder in folders]
+    if labels is not None:
+        if len(labels) != len(folders):
+            raise ResultsError(f"{len(labels)} labels for {len(folders)} folders")
+        if len(set(labels)) < len(labels):
+            raise ResultsError("labels must differ: each run has a place of its own")
+        names = [
+            label if len(runs) == 1 else f"{label} {run.name}"
+            for label, runs in zip(labels, found, strict=True)
+            for run in runs
+        ]
+        return [
+            read_results(run, name)
+            for run, name in zip(
+                (r for runs in found for r in runs), names, strict=True
+            )
+        ]
+    runs = list(dict.fromkeys(run.resolve() for runs in found for run in runs))
+    read = [read_results(run, "") for run in runs]
+    names = [f"{r.summary['method']} {r.summary['model']}" for r in read]
+    for tell_apart in (lambda path: path.name, str):
+        counts = Counter(names)
+        names = [
+            f"{name} ({tell_apart(run)})" if counts[name] > 1 else name
+            for name, run in zip(names, runs, strict=True)
+        ]
+    return [r._replace(label=name) for r, name in zip(read, names, strict=True)]
+
+
+def read_results(folder: Path, label: str) -> Results:
+    """Reads a finished run.
+
+    Raises:
+      ResultsError: says which file lacks what.
+    """
+    path = folder / "summary.json"
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ResultsError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ResultsError(f"{path} is damaged: it is no JSON") from error
+    try:
+        for key in ("env", "method", "model"):
+            if not isinstance(summary[key], str):
+                raise TypeError(key)
+        limits, seeds = summary["limits"], summary["seeds"]
+        _check_limits(limits)
+        curves = Curves(
+            _numbers(seeds, "episode_violating_steps", 2),
+            _numbers(seeds, "episode_returns", 2),
+            _numbers(seeds, "episode_cost_returns", 3),
+        )
+        for seed in seeds:
+            float(seed["final_return"]), int(seed["training_violating_steps"])
+        if np.shape(curves.costs)[2] != len(limits):
+            raise ValueError("episode_cost_returns has not one number for each limit")
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        what = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise ResultsError(f"{path} is no summary of a run: {what}") from error
+    return Results(label, folder, summary, flat(_read_config(folder)), curves)
+
+
+def _check_limits(limits: Any) -> None:
+    if not isinstance(limits, list) or not limits:
+        raise ValueError(f"limits must be a list, not empty, got {limits!r}")
+    for limit in limits:
+        if not all(isinstance(limit[key], str) for key in ("name", "unit")):
+            raise ValueError(f"a limit must have a name and a unit, got {limit!r}")
+        if not all(math.isfinite(limit[key]) for key in ("value", "cost_budget")):
+            raise ValueError(f"a limit must have a value and a budget, got {limit!r}")
+
+
+def _numbers(seeds: Any, key: str, dimensions: int) -> np.ndarray:
+    values = np.array([seed[key] for seed in seeds], dtype=np.float64)
+    if values.ndim != dimensions or values.size == 0 or not np.isfinite(values).all():
+        raise ValueError(f"{key} must be numbers, as many for each seed")
+    return values
+
+
+def _read_config(folder: Path) -> Mapping[str, Any]:
+    """What there is of a configuration; a page can do without."""
+    import yaml  # noqa: PLC0415
+
+    try:
+        found = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def flat(nested: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """Leaves of nested mappings by their full names."""
+    leaves: dict[str, Any] = {}
+    for key, value in nested.items():
+        name = f"{path}.{key}" if path else str(key)
+        if isinstance(value, Mapping) and value:
+            leaves |= flat(value, name)
+        else:
+            leaves[name] = value
+    return leaves
+
+
+def config_differences(
+    results: Sequence[Results],
+) -> dict[str, tuple[Any, ...]]:
+    """Settings in which runs differ, by full name; None where one has no such setting.
+
+    Those that decide no number of a run are left out.
+    """
+    found = {}
+    for name in dict.fromkeys(name for result in results for name in result.config):
+        values = tuple(result.config.get(name) for result in results)
+        decides = name.split(".")[0] not in _NO_NUMBER
+        if decides and any(value != values[0] for value in values):
+            found[name] = values
+    return found
+
+
+def common_limits(results: Sequence[Results]) -> list[tuple[str, float | None]]:
+    """Name and cost budget of each limit, None for a budget that differs.
+
+    Raises:
+      ResultsError: the runs are of different tasks.
+    """
+    tasks = {
+        r.summary["env"]
+        + "".join(f", {x['name']} [{x['unit']}]" for x in r.summary["limits"]): r.folder
+        for r in results
+    }
+    if len(tasks) > 1:
+        found = "; ".join(f"{task} in {folder}" for task, folder in tasks.items())
+        raise ResultsError(f"runs of different tasks cannot be compared: {found}")
+    limits = []
+    for c, limit in enumerate(results[0].summary["limits"]):
+        budgets = {r.summary["limits"][c]["cost_budget"] for r in results}
+        limits.append((limit["name"], budgets.pop() if len(budgets) == 1 else None))
+    return limits
+
+
+def violation_ledger(result: Results) -> list[dict[str, Any]]:
+    """Every violating step of a run in the order of its seeds, as far as readable."""
+    entries = []
+    for index, seed in enumerate(result.summary["seeds"]):
+        path = result.folder / f"seed_{index}" / "violations.jsonl"
+        try:
+            lines = whole_lines(path)
+        except OSError:
+            continue
+        entries += [
+            {"seed": seed.get("seed", index), **line}
+            for line in lines
+            if isinstance(line, dict)
+        ]
+    return entries
