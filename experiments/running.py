@@ -36,7 +36,9 @@ from safex.training.lockstep import default_group_size
 from safex.training.loggers import Logger
 from safex.training.loop import SeedRun, Trainer
 from safex.training.margins import limits_of
+from safex.training.page import write_page
 from safex.training.report import RunInfo
+from safex.training.results import read_all
 
 _ROOT = Path(__file__).resolve().parents[1]
 # The study draws a job's seeds below this number.
@@ -101,6 +103,7 @@ def run_job(
             ]
             text = json.dumps(listed, indent=2, allow_nan=False) + "\n"
             write_text(folder / "grid.json", text)
+            write_report(folder, console)
         console.print(f"results in {folder}")
     return folder
 
@@ -171,7 +174,7 @@ def _report(
     """Summary, plots, videos and table of one point; returns the summary."""
     env = build_env(point.config)
     agent = build_agent(point.config, env, check=False)
-    info = _run_info(point.config, agent, env)
+    info = run_info(point.config, agent, env)
     folder = folder / point.name
     summary = report.summarise_run(folder, info, seeds)
     report.write_figures(folder, info, seeds, env, summary)
@@ -182,10 +185,19 @@ def _report(
     # Last, because a folder with a summary is a finished run.
     text = json.dumps(summary, indent=2, allow_nan=False) + "\n"
     write_text(folder / "summary.json", text)
+    write_report(folder, console)
     if point.name:
         console.print(", ".join(f"{k}={v}" for k, v in point.settings.items()))
     console.print(summary_table(summary))
     return summary
+
+
+def write_report(folder: Path, console: Console) -> None:
+    """Writes `report.html`; without it a finished run is still whole."""
+    try:
+        write_page(folder / "report.html", read_all([folder], None))
+    except Exception as error:
+        console.print(f"warning: no report.html: {error}", markup=False)
 
 
 def draw_seeds(job_seed: int, count: int) -> list[int]:
@@ -323,7 +335,8 @@ def revision() -> str:
         return f"safex-{safex.__version__}"
 
 
-def _run_info(config: ExperimentConfig, agent: MPCAgent, env: Any) -> RunInfo:
+def run_info(config: ExperimentConfig, agent: MPCAgent, env: Any) -> RunInfo:
+    """What a summary and the figures say of the run as a whole."""
     return RunInfo(
         env=config.task,
         method=config.method,
