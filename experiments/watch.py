@@ -1,0 +1,330 @@
+"""Shows how far a running job is, from its files alone.
+
+    python experiments/watch.py DIR             # a live table, until all is done
+    python experiments/watch.py DIR --once      # print it once
+
+DIR is a job, with or without a grid, or a folder that holds jobs. For each seed: the
+last episode that it learned from, that episode's return, violating steps so far, how
+long ago a file of it changed, and whether the process that works in the job's folder
+lives. It reads what it can of half-written or damaged files and changes nothing.
+"""
+
+import argparse
+import fcntl
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_DEPTH = 6  # folders below the one given
+_EPISODE = "train/episode/number"
+_RETURN = "train/episode/return"
+_VIOLATIONS = "train/account/cumulative_violating_steps"
+
+
+class Seed(NamedTuple):
+    """How far one seed is; None is what its files do not say.
+
+    Attributes:
+      index: which seed of its run.
+      episode: the last one that was learned from, 0 for the random phase.
+      last_return: of that episode.
+      violating_steps: so far.
+      age: seconds since any of its files changed.
+      damaged: whether a file has lines that cannot be read.
+    """
+
+    index: int
+    episode: int | None
+    last_return: float | None
+    violating_steps: int | None
+    age: float | None
+    damaged: bool
+
+
+class Watched(NamedTuple):
+    """One run, a configuration with its seeds.
+
+    Attributes:
+      folder: where it lies.
+      episodes: planned ones, None where the configuration cannot be read.
+      state: `done`, `running`, `stopped` or `waiting`.
+      pid: of the process that works in it, where the system tells.
+      seeds: of the run.
+    """
+
+    folder: Path
+    episodes: int | None
+    state: str
+    pid: int | None
+    seeds: list[Seed]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns 0, or 2 after a one-line error."""
+    arguments = _parse(argv)
+    root = arguments.folder
+    if not root.is_dir() or not (found := watch(root)):
+        what = "holds no job" if root.is_dir() else "is not a folder"
+        print(f"safex: {root} {what}: no config.yaml in it or below", file=sys.stderr)
+        return 2
+    from rich.console import Console  # noqa: PLC0415, after --help
+    from rich.live import Live  # noqa: PLC0415
+
+    console = Console()
+    if arguments.once:
+        console.print(table(found, root))
+        return 0
+    try:
+        with Live(table(found, root), console=console, auto_refresh=False) as live:
+            while any(run.state != "done" for run in found):
+                time.sleep(arguments.interval)
+                found = watch(root)
+                live.update(table(found, root), refresh=True)
+    except KeyboardInterrupt:
+        pass
+    return 0
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    assert __doc__ is not None
+    parser = argparse.ArgumentParser(
+        prog="watch",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", type=Path, metavar="DIR")
+    parser.add_argument("--once", action="store_true", help="print it and end")
+    parser.add_argument(
+        "--interval", type=float, default=2.0, help="seconds between looks (default: 2)"
+    )
+    arguments = parser.parse_args(argv)
+    if not 0.1 <= arguments.interval <= 3600:
+        parser.error(f"--interval must lie in [0.1, 3600], got {arguments.interval:g}")
+    return arguments
+
+
+def watch(root: Path) -> list[Watched]:
+    """Looks at every run in a folder."""
+    return [_look(folder) for folder in _runs(root, _DEPTH)]
+
+
+def _runs(folder: Path, depth: int) -> Iterator[Path]:
+    """Folders of runs; a job with a grid stands for its points."""
+    try:
+        below = sorted(child for child in folder.iterdir() if child.is_dir())
+    except OSError:
+        return
+    is_run = (folder / "config.yaml").is_file()
+    points = [child for child in below if (child / "config.yaml").is_file()]
+    if is_run and not points:
+        yield folder
+    elif depth:
+        for child in points if is_run else below:
+            yield from _runs(child, depth - 1)
+
+
+def _look(folder: Path) -> Watched:
+    config = _config(folder)
+    episodes = _whole(config.get("train"), "num_model_updates")
+    there = [path for path in folder.glob("seed_*") if path.name[5:].isdigit()]
+    indices = {int(path.name[5:]) for path in there}
+    expected = _whole(config.get("job"), "num_seeds_per_hparam") or 0
+    seeds = [_seed(folder, i) for i in sorted(indices | set(range(expected)))]
+    # A grid's points are worked on under the job's lock.
+    held, pid = lock_holder(folder / ".lock")
+    if not held and (folder.parent / "config.yaml").is_file():
+        held, pid = lock_holder(folder.parent / ".lock")
+    if (folder / "summary.json").is_file():
+        state = "done"
+    elif held:
+        state = "running"
+    else:
+        state = "stopped" if indices else "waiting"
+    return Watched(folder, episodes, state, pid if state == "running" else None, seeds)
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    import yaml  # noqa: PLC0415
+
+    try:
+        text = (folder / "config.yaml").read_text(encoding="utf-8", errors="replace")
+        found = yaml.safe_load(text)
+    except (OSError, yaml.YAMLError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _whole(section: Any, key: str) -> int | None:
+    value = section.get(key) if isinstance(section, dict) else None
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return value if whole and 0 <= value <= 1_000_000 else None
+
+
+def _seed(run: Path, index: int) -> Seed:
+    folder = run / f"seed_{index}"
+    rows, torn = _lines(folder / "metrics.jsonl")
+    last = rows[-1] if rows else {}
+    counted, torn_too = _lines(folder / "violations.jsonl")
+    episode = _number(last, _EPISODE)
+    told = _number(last, _VIOLATIONS)
+    # An episode's violations are written before it is learned from.
+    counts = [int(told)] if told is not None else []
+    counts += [len(counted)] if counted else []
+    return Seed(
+        index,
+        None if episode is None else int(episode),
+        _number(last, _RETURN),
+        max(counts) if counts else None,
+        _age(folder),
+        torn or torn_too,
+    )
+
+
+def _number(row: dict[str, Any], key: str) -> float | None:
+    value = row.get(key)
+    known = isinstance(value, int | float) and not isinstance(value, bool)
+    return value if known and math.isfinite(value) else None
+
+
+def _lines(path: Path) -> tuple[list[dict[str, Any]], bool]:
+    """The objects of a file of JSON lines that can be read, and whether some cannot."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return [], False
+    found, torn = [], False
+    for line in lines:
+        try:
+            value = json.loads(line)
+        except ValueError:
+            value = None
+        if isinstance(value, dict):
+            found.append(value)
+        else:
+            torn = True
+    return found, torn
+
+
+def _age(folder: Path) -> float | None:
+    """Seconds since a file in a folder, or in one below it, was changed."""
+    newest = None
+    for below in ("", "episodes", "checkpoints"):
+        try:
+            with os.scandir(folder / below) as entries:
+                for entry in entries:
+                    if entry.is_file(follow_symlinks=False):
+                        changed = entry.stat(follow_symlinks=False).st_mtime
+                        newest = max(newest or changed, changed)
+        except OSError:
+            continue
+    return None if newest is None else max(0.0, time.time() - newest)
+
+
+def lock_holder(path: Path) -> tuple[bool, int | None]:
+    """Whether a process holds a folder's lock, and which, where the system tells."""
+    try:
+        with path.open("rb") as file:
+            if pid := _pid_of_lock(os.fstat(file.fileno())):
+                return True, pid
+            # Not in the list of this machine's locks: held from another one, or free.
+            # A shared lock for a moment is all that tells.
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True, None
+            fcntl.flock(file, fcntl.LOCK_UN)
+    except OSError:
+        pass
+    return False, None
+
+
+def _pid_of_lock(status: os.stat_result) -> int | None:
+    device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}"
+    wanted = f"{device}:{status.st_ino}"
+    try:
+        lines = Path("/proc/locks").read_text().splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        words = line.split()
+        if len(words) > 5 and words[1] == "FLOCK" and words[5] == wanted:
+            return int(words[4]) if words[4].isdigit() else None
+    return None
+
+
+def table(runs: Sequence[Watched], root: Path) -> "Table":
+    """One line a seed, violations in red."""
+    from rich import box  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    made = Table(
+        box=box.SIMPLE_HEAD, title=Text(f"{root}, {time.strftime('%H:%M:%S')}")
+    )
+    several = len(runs) > 1
+    if several:
+        made.add_column("run", overflow="fold")
+    for heading in ("seed", "episode", "return", "violations\nso far", "last\nchange"):
+        made.add_column(heading, justify="right")
+    made.add_column("state")
+    for run in runs:
+        for number, seed in enumerate(run.seeds):
+            cells = [_name(run.folder, root) if number == 0 else ""] if several else []
+            violations = seed.violating_steps
+            red = "red" if violations else "green"
+            made.add_row(
+                *(Text(cell) for cell in cells),
+                str(seed.index),
+                _episode(seed.episode, run.episodes),
+                "-" if seed.last_return is None else f"{seed.last_return:.1f}",
+                Text("-") if violations is None else Text(str(violations), red),
+                "-" if seed.age is None else _duration(seed.age),
+                _state(run, seed),
+            )
+        if not run.seeds:
+            cells = [_name(run.folder, root)] if several else []
+            made.add_row(*map(Text, cells), "-", "-", "-", "-", "-", run.state)
+        made.add_section()
+    done = sum(run.state == "done" for run in runs)
+    if several:
+        made.caption = f"{done} of {len(runs)} runs done"
+    return made
+
+
+def _name(folder: Path, root: Path) -> str:
+    return str(folder.relative_to(root)) if folder != root else folder.name
+
+
+def _episode(episode: int | None, episodes: int | None) -> str:
+    if episode is None:
+        return "-"
+    shown = "random" if episode == 0 else str(episode)
+    return f"{shown}/{episodes}" if episodes and episode else shown
+
+
+def _state(run: Watched, seed: Seed) -> str:
+    words = run.state
+    if run.pid:
+        words += f", process {run.pid}"
+    if run.state == "running" and run.episodes and seed.episode == run.episodes:
+        words = "this seed done"
+    return f"{words}, lines damaged" if seed.damaged else words
+
+
+def _duration(seconds: float) -> str:
+    for unit, name in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= unit:
+            return f"{seconds / unit:.0f} {name} ago"
+    return f"{seconds:.0f} s ago"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
