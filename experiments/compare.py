@@ -4,13 +4,17 @@
 
 Each DIR is a folder with a `summary.json`, or the parent of such folders, of which the
 latest is taken. Every run is a row; runs of one and the same experiment that are given
-the same label are pooled into one. Writes `comparison.csv`, `comparison.md` and the
-figure as `comparison.png` and `comparison.pdf`.
+the same label are pooled into one. Writes `comparison.csv`, `comparison.md` and as png
+and pdf the figures `comparison` (means, intervals, worst seeds), `pareto` (violations
+against return) and `profiles` (the share of seeds beyond each value); of several rows
+also `improvement`, how probably a seed of one is better than a seed of the other, with
+its numbers in `improvement.csv`.
 """
 
 import argparse
 import csv
 import dataclasses
+import itertools
 import json
 import math
 import sys
@@ -20,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
-    from safex.training.statistics import Estimate
+    from safex.training.statistics import Estimate, Improvement
 
 SAME_EXPERIMENT = ("env", "method", "model", "episodes", "random_steps", "limits")
 MISSING = "-"
@@ -364,7 +368,11 @@ def _write(rows: Sequence[Row], out: Path, level: float) -> None:
     )
     out.mkdir(parents=True, exist_ok=True)
     _write_csv(out / "comparison.csv", rows, metrics)
+    pairs = _improvements(rows, level)
     text = f"# {env}\n\n{_markdown(rows, titles)}\n\n{caption}\n"
+    if pairs:
+        text += f"\n{_improvement_markdown(pairs, level)}\n"
+        _write_improvements(out / "improvement.csv", pairs)
     (out / "comparison.md").write_text(text, encoding="utf-8")
     panels = {
         row.label: {
@@ -375,6 +383,7 @@ def _write(rows: Sequence[Row], out: Path, level: float) -> None:
     }
     for ending in ("png", "pdf"):
         plot_comparison(out / f"comparison.{ending}", panels)
+        _draw_more(rows, pairs, level, out, ending)
 
     table = Table(title=Text(env), caption=Text(caption), show_lines=True)
     table.add_column("experiment", no_wrap=True)
@@ -392,6 +401,114 @@ def _write(rows: Sequence[Row], out: Path, level: float) -> None:
     console.width = max(console.width, width)
     console.print(table)
     console.print(Text(f"written to {out}"))
+
+
+# What a run is judged by: its name, the good end, and its words.
+_JUDGED: tuple[tuple[str, Literal["low", "high"], str], ...] = (
+    ("training_violating_steps", "low", "violating steps of training"),
+    ("final_return", "high", "final return"),
+)
+
+
+class Pair(NamedTuple):
+    """How probably one row does better than another in one quantity.
+
+    Attributes:
+      quantity: its words.
+      one: label of the one.
+      other: label of the other.
+      found: the probability and its interval.
+    """
+
+    quantity: str
+    one: str
+    other: str
+    found: "Improvement"
+
+
+def _improvements(rows: Sequence[Row], level: float) -> list[Pair]:
+    """Every pair of rows once, in each quantity that a run is judged by."""
+    from safex.training.statistics import (  # noqa: PLC0415, after --help
+        probability_of_improvement,
+    )
+
+    pairs = []
+    for name, better, words in _JUDGED:
+        for one, other in itertools.combinations(rows, 2):
+            values = [_values(row, name) for row in (one, other)]
+            found = probability_of_improvement(*values, better=better, level=level)
+            pairs.append(Pair(words, one.label, other.label, found))
+    return pairs
+
+
+def _values(row: Row, name: str) -> tuple[float, ...]:
+    found = row.estimates[name]
+    if found is None:
+        raise CompareError(f"{row.label} lacks {name} of a seed")
+    return found.values
+
+
+def _draw_more(
+    rows: Sequence[Row], pairs: Sequence[Pair], level: float, out: Path, ending: str
+) -> None:
+    from safex.training import plots  # noqa: PLC0415, after --help
+    from safex.training.plots.pareto import Trade  # noqa: PLC0415
+    from safex.training.statistics import performance_profile  # noqa: PLC0415
+
+    prices, gains = (
+        {row.label: _values(row, name) for row in rows} for name, _, _ in _JUDGED
+    )
+    trades = {label: Trade(prices[label], gains[label]) for label in prices}
+    price, gain = _words()
+    plots.plot_pareto(out / f"pareto.{ending}", trades, price=price, gain=gain)
+    panels = {}
+    for words, values in zip(_words(), (prices, gains), strict=True):
+        every = sorted({value for group in values.values() for value in group})
+        room = 0.05 * (every[-1] - every[0]) or 1.0
+        # A share changes where a run is and nowhere else.
+        thresholds = [every[0] - room, *every, every[-1] + room]
+        panels[words] = {
+            label: performance_profile(group, thresholds, level=level)
+            for label, group in values.items()
+        }
+    plots.plot_profiles(out / f"profiles.{ending}", panels)
+    if pairs:
+        shown = {
+            words: [p[1:] for p in pairs if p.quantity == words] for words in _words()
+        }
+        plots.plot_improvement(out / f"improvement.{ending}", shown)
+
+
+def _words() -> list[str]:
+    return [words for _, _, words in _JUDGED]
+
+
+def _improvement_markdown(pairs: Sequence[Pair], level: float) -> str:
+    lines = [
+        f"Probability of improvement [{100 * level:g}% bootstrap interval]: how "
+        "probably a seed of the one is better than a seed of the other, a draw counted "
+        "half.",
+        "",
+        "| better in | one | other | probability |",
+        "| --- | --- | --- | ---: |",
+    ]
+    for quantity, one, other, found in pairs:
+        interval = f"[{found.low:.2f}, {found.high:.2f}]"
+        if math.isnan(found.low):
+            interval = f"[{MISSING}]"
+        cells = [quantity, one, other, f"{found.probability:.2f} {interval}"]
+        escaped = (cell.replace("|", "\\|") for cell in cells)
+        lines.append("| " + " | ".join(escaped) + " |")
+    return "\n".join(lines)
+
+
+def _write_improvements(path: Path, pairs: Sequence[Pair]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["quantity", "one", "other", "probability", "low", "high"])
+        for quantity, one, other, found in pairs:
+            numbers = ["" if math.isnan(x) else x for x in found]
+            writer.writerow([quantity, one, other, *numbers])
 
 
 def _parts(estimate: "Estimate", metric: Metric) -> tuple[str, str, str]:

@@ -12,7 +12,11 @@ from experiments.compare import main
 from safex.training.statistics import stratified_bootstrap_interval
 
 SCRIPT = Path(__file__).parents[1] / "experiments" / "compare.py"
-FILES = ["comparison.csv", "comparison.md", "comparison.pdf", "comparison.png"]
+FILES = [
+    "comparison.csv", "comparison.md", "comparison.pdf", "comparison.png",
+    "improvement.csv", "improvement.pdf", "improvement.png", "pareto.pdf", "pareto.png",
+    "profiles.pdf", "profiles.png",
+]  # fmt: skip
 
 
 def seed_entry(seed, violations=0, final_return=-300.0, coverage=0.95):
@@ -70,6 +74,9 @@ def drawn(monkeypatch):
         tables.append(table)
 
     monkeypatch.setattr("safex.training.plots.plot_comparison", draw)
+    for name in ("pareto", "profiles", "improvement"):
+        nothing = lambda *args, **kwargs: None  # noqa: E731
+        monkeypatch.setattr(f"safex.training.plots.plot_{name}", nothing)
     return tables
 
 
@@ -134,6 +141,29 @@ def test_table_files_and_figure(tmp_path, out, capsys):
     for text in ("2.3", "worst 30", "-302", "worst -304", "0.950", "[-]"):
         assert text in printed
     assert "…" not in printed  # nothing cut short
+
+
+def test_the_probability_of_improvement_by_hand(tmp_path, out, drawn):
+    few = write(
+        tmp_path / "a", summary([seed_entry(0, 1, -5.0), seed_entry(1, 3, -9.0)])
+    )
+    more = write(tmp_path / "b", summary([seed_entry(0, 3, -7.0)], method="cem"))
+    assert main([few, more, "--labels", "a|b", "c", "--out", str(out)]) == 0
+    with (out / "improvement.csv").open(newline="") as file:
+        steps, returns = csv.DictReader(file)
+    assert steps["quantity"] == "violating steps of training"
+    assert (steps["one"], steps["other"]) == ("a|b", "c")
+    assert float(steps["probability"]) == 0.75  # one better, one draw
+    assert float(returns["probability"]) == 0.5  # one better, one worse
+    text = (out / "comparison.md").read_text()
+    assert "| final return | a\\|b | c | 0.50 [0.00, 1.00] |" in text
+
+
+def test_one_run_alone_has_nobody_to_improve_on(tmp_path, out, drawn):
+    a = write(tmp_path / "a", summary([seed_entry(0)]))
+    assert main([a, "--out", str(out)]) == 0
+    assert not (out / "improvement.csv").exists()
+    assert "improvement" not in (out / "comparison.md").read_text()
 
 
 def test_the_figure_gets_the_same_estimates(tmp_path, out, drawn):

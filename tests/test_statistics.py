@@ -8,6 +8,8 @@ from safex.training.statistics import (
     estimate,
     interquartile_mean,
     nominal_coverage,
+    performance_profile,
+    probability_of_improvement,
     stratified_bootstrap_interval,
     summarise,
 )
@@ -139,3 +141,56 @@ def test_estimate_carries_the_bad_extreme():
 def test_nominal_coverage_of_a_gaussian():
     found = [nominal_coverage(beta) for beta in (0.0, 1.0, 2.0, 3.0)]
     assert found == pytest.approx([0.0, 0.682689, 0.954500, 0.997300], abs=1e-6)
+
+
+def test_probability_of_improvement_is_the_mann_whitney_statistic():
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 5, 7).astype(float), rng.integers(1, 6, 9).astype(float)
+    found = probability_of_improvement(x, y, better="high")
+    u = scipy.stats.mannwhitneyu(x, y).statistic
+    assert found.probability == pytest.approx(u / (7 * 9))
+    assert 0 <= found.low <= found.probability <= found.high <= 1
+    low = probability_of_improvement(x, y, better="low")
+    assert low.probability == pytest.approx(1 - found.probability)
+
+
+def test_probability_of_improvement_by_hand():
+    assert probability_of_improvement([1.0, 2.0], [2.0], better="low")[0] == 0.75
+    assert probability_of_improvement([0.0] * 3, [0.0] * 2, better="low") == (0.5,) * 3
+    sure = probability_of_improvement([1.0, 2.0], [3.0, 4.0], better="low")
+    assert sure == (1.0, 1.0, 1.0)
+    alone = probability_of_improvement([1.0], [2.0], better="low")
+    assert alone.probability == 1.0 and math.isnan(alone.low)
+
+
+def test_the_interval_of_an_improvement_covers_the_truth():
+    """Two normal laws a std apart: P(X > Y) is Phi(1 / sqrt 2), 0.76."""
+    rng = np.random.default_rng(1)
+    truth = scipy.stats.norm.cdf(1 / math.sqrt(2))
+    held = 0
+    for seed in range(200):
+        x, y = rng.normal(1, 1, 20), rng.normal(0, 1, 20)
+        found = probability_of_improvement(
+            x, y, better="high", num_resamples=300, seed=seed
+        )
+        held += found.low <= truth <= found.high
+    assert 0.88 <= held / 200 <= 0.99  # of 0.95; a percentile bootstrap falls short
+
+
+def test_performance_profile_by_hand():
+    found = performance_profile([1.0, 3.0, 3.0, 8.0], [0.0, 1.0, 3.0, 5.0, 8.0])
+    assert found.share.tolist() == [1.0, 0.75, 0.25, 0.25, 0.0]
+    assert np.all(found.low <= found.share) and np.all(found.share <= found.high)
+    # Where all runs or none are beyond, every resample agrees.
+    assert found.low[0] == found.high[0] == 1.0 and found.high[-1] == 0.0
+    # The share is a binomial one: with four runs P(no run > 3) is 0.75^4 = 0.32.
+    assert (found.low[2], found.high[2]) == (0.0, 0.75)
+    assert np.isnan(performance_profile([1.0], [0.0]).low).all()
+
+
+@pytest.mark.parametrize("wrong", [{"level": 1.0}, {"num_resamples": 0}])
+def test_resampling_that_makes_no_sense_is_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        probability_of_improvement([1.0, 2.0], [1.0], better="low", **wrong)
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        performance_profile([1.0, 2.0], [1.0], **wrong)
