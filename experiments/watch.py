@@ -39,6 +39,9 @@ class Seed(NamedTuple):
       violating_steps: so far.
       age: seconds since any of its files changed.
       damaged: whether a file has lines that cannot be read.
+      held: whether a process holds the seed's own lock, as workers of a job do.
+      pid: of that process, where the system tells.
+      error: why it failed, the first line that its process left; None if it did not.
     """
 
     index: int
@@ -47,6 +50,9 @@ class Seed(NamedTuple):
     violating_steps: int | None
     age: float | None
     damaged: bool
+    held: bool
+    pid: int | None
+    error: str | None
 
 
 class Watched(NamedTuple):
@@ -144,7 +150,7 @@ def _look(folder: Path) -> Watched:
         held, pid = lock_holder(folder.parent / ".lock")
     if (folder / "summary.json").is_file():
         state = "done"
-    elif held:
+    elif held or any(seed.held for seed in seeds):
         state = "running"
     else:
         state = "stopped" if indices else "waiting"
@@ -164,8 +170,9 @@ def _config(folder: Path) -> dict[str, Any]:
 
 def _whole(section: Any, key: str) -> int | None:
     value = section.get(key) if isinstance(section, dict) else None
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    return value if whole and 0 <= value <= 1_000_000 else None
+    if not isinstance(value, int) or isinstance(value, bool):
+        return None
+    return value if 0 <= value <= 1_000_000 else None
 
 
 def _seed(run: Path, index: int) -> Seed:
@@ -178,6 +185,7 @@ def _seed(run: Path, index: int) -> Seed:
     # An episode's violations are written before it is learned from.
     counts = [int(told)] if told is not None else []
     counts += [len(counted)] if counted else []
+    held, pid = lock_holder(folder / ".lock")
     return Seed(
         index,
         None if episode is None else int(episode),
@@ -185,13 +193,25 @@ def _seed(run: Path, index: int) -> Seed:
         max(counts) if counts else None,
         _age(folder),
         torn or torn_too,
+        held,
+        pid,
+        None if held else _error(folder / "error.txt"),
     )
+
+
+def _error(path: Path) -> str | None:
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
+    return (lines[0] if lines else "failed")[:200]
 
 
 def _number(row: dict[str, Any], key: str) -> float | None:
     value = row.get(key)
-    known = isinstance(value, int | float) and not isinstance(value, bool)
-    return value if known and math.isfinite(value) else None
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    return value if math.isfinite(value) else None
 
 
 def _lines(path: Path) -> tuple[list[dict[str, Any]], bool]:
@@ -287,7 +307,7 @@ def table(runs: Sequence[Watched], root: Path) -> "Table":
                 "-" if seed.last_return is None else f"{seed.last_return:.1f}",
                 Text("-") if violations is None else Text(str(violations), red),
                 "-" if seed.age is None else _duration(seed.age),
-                _state(run, seed),
+                Text(_state(run, seed)),
             )
         if not run.seeds:
             cells = [_name(run.folder, root)] if several else []
@@ -311,11 +331,13 @@ def _episode(episode: int | None, episodes: int | None) -> str:
 
 
 def _state(run: Watched, seed: Seed) -> str:
-    words = run.state
-    if run.pid:
-        words += f", process {run.pid}"
-    if run.state == "running" and run.episodes and seed.episode == run.episodes:
+    words, pid = run.state, seed.pid or run.pid
+    if run.state != "done" and seed.error is not None:
+        words = f"failed: {seed.error}"
+    elif run.state == "running" and run.episodes and seed.episode == run.episodes:
         words = "this seed done"
+    elif run.state == "running" and pid:
+        words += f", process {pid}"
     return f"{words}, lines damaged" if seed.damaged else words
 
 

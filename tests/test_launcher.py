@@ -14,7 +14,9 @@ import pytest
 import yaml
 
 from experiments.compare import main as compare
+from experiments.plot import main as plot
 from safex.training.account import load_record
+from tests.tracked import events, wandb_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 # The smallest job that goes through every part; compiling is what takes the time.
@@ -23,6 +25,7 @@ TINY = (
     "model=bnn",
     "preset=debug",
     "wandb.mode=offline",
+    "tensorboard=true",
     "job.num_seeds_per_hparam=1",
     "optimizer.num_iter=1",
     "optimizer.num_samples=20",
@@ -105,6 +108,8 @@ def test_what_a_run_leaves(whole):
     for name in ("learning", "phase_portrait", "prediction", "forecast", "calibration"):
         assert (folder / "plots" / f"{name}.png").stat().st_size > 10_000
     assert (folder / "videos" / "seed_0.mp4").stat().st_size > 1_000
+    page = (folder / "report.html").read_text()
+    assert page.count("<img") == 5 and page.count("<video") == 1
     rows = list(
         csv.DictReader((folder / "seed_0" / "metrics.csv").read_text().splitlines())
     )
@@ -144,6 +149,12 @@ def test_sigkill_then_the_same_command_gives_the_same_numbers(whole):
             load_record(whole[0] / name), load_record(folder / name), strict=True
         ):
             np.testing.assert_array_equal(one, other)
+    # What is beside the local files has every step once, too.
+    board = events(folder / "seed_0" / "tensorboard")
+    steps = [step for tag, step, _ in board if tag == "train/episode/return"]
+    assert steps == [50, 70, 90]
+    newest = (folder / "wandb" / "wandb" / "latest-run").resolve()
+    assert [step for step, _ in wandb_rows(newest)] == [50, 70, 90]
 
 
 @pytest.mark.parametrize(
@@ -171,6 +182,21 @@ def test_a_foreign_folder_is_refused(whole):
     assert result.returncode == 2
     assert "is not empty and has no readable config" in result.stderr
     assert [path.name for path in folder.iterdir()] == ["thesis.tex"]
+
+
+def test_plot_makes_the_figures_again(whole, tmp_path, capsys):
+    assert plot([str(whole[0]), "--format", "svg", "--out", str(tmp_path)]) == 0
+    made = {path.stem for path in tmp_path.iterdir()}
+    assert made == {"curves", *(path.stem for path in (whole[0] / "plots").iterdir())}
+    # A run whose episodes are gone says what brings them back.
+    episodes = whole[0] / "seed_0" / "episodes"
+    episodes.rename(episodes.with_name("elsewhere"))
+    try:
+        assert plot([str(whole[0]), "--out", str(tmp_path)]) == 2
+    finally:
+        episodes.with_name("elsewhere").rename(episodes)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "episode_000.npz" in line and "resume.py" in line
 
 
 def test_compare_reads_what_the_launcher_wrote(whole, tmp_path, capsys):

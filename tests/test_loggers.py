@@ -1,10 +1,8 @@
 """Local metric files, and what stands beside them read back from its own files."""
 
 import csv
-import json
 import os
 import socket
-import struct
 import subprocess
 import sys
 import threading
@@ -21,6 +19,7 @@ from safex.training.loggers import (
     TensorBoardLogger,
     WandbLogger,
 )
+from tests.tracked import events, wandb_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -169,20 +168,6 @@ def test_what_is_handed_over_late_is_still_written():
     assert taken == [*((step, {"a": step}) for step in range(5)), "closed"]
 
 
-def events(folder):
-    """Tag, step and value of every scalar in a folder's event files."""
-    event_pb2 = pytest.importorskip("tensorboardX.proto.event_pb2")
-    found = []
-    for path in sorted(folder.glob("events.out.tfevents.*")):
-        data = path.read_bytes()
-        while data:
-            (length,) = struct.unpack("<Q", data[:8])
-            event = event_pb2.Event.FromString(data[12 : 12 + length])
-            found += [(v.tag, event.step, v.simple_value) for v in event.summary.value]
-            data = data[16 + length :]
-    return found
-
-
 def test_tensorboard_holds_every_row_once_after_a_resume(tmp_path):
     pytest.importorskip("tensorboardX")
     local = LocalLogger(tmp_path, None)
@@ -216,38 +201,6 @@ def test_a_missing_package_is_refused_by_its_extra(monkeypatch):
         tracking.check_tracking(Config())
     Config.tensorboard = False
     tracking.check_tracking(Config())
-
-
-def wandb_records(path):
-    """What wandb's file holds: a log of LevelDB behind a header of 7 bytes."""
-    from wandb.proto import wandb_internal_pb2
-
-    data, place, parts = path.read_bytes(), 7, b""
-    while place + 7 <= len(data):
-        left = 32768 - place % 32768
-        if left < 7:  # the rest of a block is padding
-            place += left
-            continue
-        _, length, kind = struct.unpack("<IHB", data[place : place + 7])
-        parts += data[place + 7 : place + 7 + length]
-        place += 7 + length
-        if kind in (1, 4):  # whole, or the last part
-            yield wandb_internal_pb2.Record.FromString(parts)
-            parts = b""
-
-
-def wandb_rows(folder):
-    """Steps and values of an offline run."""
-    (path,) = folder.glob("*.wandb")
-    rows = []
-    for record in wandb_records(path):
-        if record.WhichOneof("record_type") == "history":
-            items = {
-                item.key or "/".join(item.nested_key): json.loads(item.value_json)
-                for item in record.history.item
-            }
-            rows.append((items["_step"], items.get("a")))
-    return rows
 
 
 def in_another_process(code, *arguments, **environment):

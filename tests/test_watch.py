@@ -68,6 +68,22 @@ def test_whether_the_process_lives(run):
     assert watch(run)[0].state == "stopped"
 
 
+def test_a_seed_of_its_own_process_and_one_that_failed(run, capsys):
+    (run / "seed_1" / "error.txt").write_text("[NaN] in the fit\nTraceback ...")
+    with (run / "seed_0" / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        (found,) = watch(run)
+        assert found.state == "running" and found.pid is None
+        assert [seed.held for seed in found.seeds] == [True, False]
+        text = " ".join(printed(capsys, run).split())
+        assert "this seed done" in text and "failed: [NaN] in the fit" in text
+        rows = (run / "seed_0" / "metrics.jsonl").read_text().splitlines()[:2]
+        (run / "seed_0" / "metrics.jsonl").write_text("\n".join(rows))
+        pid = watch(run)[0].seeds[0].pid
+        assert pid in (os.getpid(), None)
+        assert f"running, process {pid}" in printed(capsys, run) or pid is None
+
+
 def test_looking_takes_no_lock_away(run):
     watch(run)
     with (run / ".lock").open("w") as file:
@@ -112,7 +128,7 @@ def test_seeds_and_points_that_have_not_begun(tmp_path, capsys):
     first, second = watch(tmp_path)
     assert (first.folder, first.state) == (a, "done")
     assert (second.folder, second.state) == (b, "waiting")
-    assert second.seeds[0][1:] == (None, None, None, None, False)
+    assert second.seeds[0][1:] == (None,) * 4 + (False, False, None, None)
     with (job / ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         assert [found.state for found in watch(job)] == ["done", "running"]

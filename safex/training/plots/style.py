@@ -83,7 +83,7 @@ def looks(number: int) -> list[dict[str, Any]]:
         {
             "color": colours[i % len(colours)],
             "marker": markers[i % len(markers)],
-            "linestyle": lines[(i + i // len(colours)) % len(lines)],
+            "linestyle": lines[(i + 2 * (i // len(colours))) % len(lines)],
         }
         for i in range(number)
     ]

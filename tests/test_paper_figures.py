@@ -1,0 +1,147 @@
+"""Figures of several runs: what they show, and whether a paper can take them."""
+
+import re
+import zlib
+
+import numpy as np
+import pytest
+
+from experiments.plot import main
+from safex.training import plots
+from safex.training.plots.curves import Curves
+from safex.training.plots.pareto import Trade, front
+from safex.training.plots.style import PAGE, at_most, looks, new_figure
+from tests.finished_run import seed_of, write_run
+
+TWO = {
+    "a": Curves(
+        [[0, 2, 3], [1, 0, 9]], [[-4.0, -2.0], [-6.0, -1.0]], np.ones((2, 2, 1))
+    ),
+    "b": Curves([[0, 0, 0, 0]], [[-9.0, -8.0, -7.0]], np.zeros((1, 3, 1))),
+}
+
+
+def lines(axes):
+    return {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
+
+
+def test_violations_add_up_and_the_worst_seed_has_a_line(tmp_path):
+    figure = plots.plot_curves(tmp_path / "c.pdf", TWO, [("|v|", 0.0)])
+    left, right = figure.axes
+    drawn = lines(left)
+    assert drawn["a (2)"] == [[0, 0.5], [1, 1.5], [2, 7.5]]
+    assert drawn["b (1)"] == [[0, 0], [1, 0], [2, 0], [3, 0]]
+    (worst,) = [x for x in left.lines if x.get_linestyle() == ":"]
+    assert worst.get_ydata().tolist() == [1, 1, 10]
+    assert lines(right)["a (2)"] == [[1, -5.0], [2, -1.5]]
+    assert "violating" in left.get_ylabel() and "return" in right.get_ylabel()
+
+
+def test_costs_have_a_panel_where_there_is_a_budget(tmp_path):
+    figure = plots.plot_curves(tmp_path / "c.png", TWO, [("|v|", 5.0)])
+    cost = figure.axes[2]
+    budget = lines(cost)["budget"]
+    assert [y for _, y in budget] == [5.0, 5.0]
+    # With different budgets nobody's line is drawn.
+    figure = plots.plot_curves(tmp_path / "c.png", TWO, [("|v|", None)])
+    assert "budget" not in lines(figure.axes[2])
+
+
+@pytest.mark.parametrize(
+    ("experiments", "words"),
+    [
+        ({}, "at least one"),
+        ({"a": Curves([[0, 1]], [[1.0, 2.0]], [[[0.0], [0.0]]])}, "a: violations"),
+        ({"a": Curves([[0, 1]], [[np.nan]], [[[0.0]]])}, "a: returns must be finite"),
+    ],
+)
+def test_curves_that_do_not_fit_are_refused(tmp_path, experiments, words):
+    with pytest.raises(ValueError, match=words):
+        plots.plot_curves(tmp_path / "c.png", experiments, [("|v|", 0.0)])
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_front_by_hand():
+    prices = [0.0, 0.0, 1.0, 2.0, 3.0, 3.0]
+    gains = [1.0, 2.0, 2.0, 5.0, 4.0, 5.0]
+    assert front(prices, gains) == [1, 3]  # of equal gain the cheaper
+    assert front([1.0, 1.0], [2.0, 2.0]) == [0, 1]
+    assert front([5.0], [0.0]) == [0]
+
+
+@pytest.mark.parametrize("most", [0.0, 7.0, 5000.0])
+@pytest.mark.parametrize("least", [0.0, 3.0])
+def test_every_seed_is_in_the_picture_of_the_trade(tmp_path, most, least):
+    trades = {"a": Trade([least, least + most], [1.0, 2.0]), "b": Trade([least], [0.0])}
+    figure = plots.plot_pareto(tmp_path / "p.png", trades, price="x", gain="y")
+    (axes,) = figure.axes
+    low, high = axes.get_xlim()
+    assert low < least and least + most < high
+
+
+def test_a_pdf_embeds_its_font_and_an_svg_holds_text(tmp_path):
+    for ending in ("pdf", "svg"):
+        path = tmp_path / f"c.{ending}"
+        plots.plot_curves(path, TWO, [("|v|", 0.0)], width=3.25)
+        first = path.read_bytes()
+        plots.plot_curves(path, TWO, [("|v|", 0.0)], width=3.25)
+        assert path.read_bytes() == first  # no date, no chance
+    pdf = (tmp_path / "c.pdf").read_bytes()
+    for stream in re.findall(rb"stream\r?\n(.*?)endstream", pdf, re.DOTALL):
+        try:
+            pdf += zlib.decompress(stream)
+        except zlib.error:
+            continue
+    assert b"/FontFile2" in pdf and b"/Type3" not in pdf
+    (width,) = re.findall(rb"/MediaBox \[ ?0 0 ([\d.]+)", pdf)[:1]
+    assert float(width) == pytest.approx(72 * 3.25)
+    svg = (tmp_path / "c.svg").read_text()
+    assert re.search(r"<text[^>]*>violating steps so far</text>", svg)
+
+
+def test_a_narrow_figure_stacks_its_panels(tmp_path):
+    figure = plots.plot_curves(tmp_path / "c.png", TWO, [("|v|", 0.0)], width=3.25)
+    first, second = (axes.get_position() for axes in figure.axes)
+    assert second.y1 < first.y0 and figure.get_figwidth() == 3.25
+
+
+def test_figures_are_made_no_wider_than_asked(tmp_path):
+    with at_most(PAGE), new_figure(tmp_path / "a.png", 13.5, 4.0) as wide:
+        axes = wide.subplots()
+        axes.set_xlabel("x")
+        assert axes.xaxis.label.get_fontsize() > 7
+    assert wide.get_size_inches().tolist() == [6.75, 2.0]
+    with at_most(PAGE), new_figure(tmp_path / "a.png", 3.0, 4.0) as small:
+        pass
+    with new_figure(tmp_path / "a.png", 13.5, 4.0) as free:
+        pass
+    assert small.get_figwidth() == 3.0 and free.get_figwidth() == 13.5
+
+
+def test_experiments_are_told_apart_without_colour():
+    found = [(str(x["linestyle"]), x["marker"]) for x in looks(12)]
+    assert len(set(found)) == 12
+    assert len({x["color"] for x in looks(7)}) == 7
+
+
+def test_the_command_draws_several_runs(tmp_path, capsys):
+    a = write_run(
+        tmp_path / "a", [seed_of(1, [0, 3], [-1.0]), seed_of(2, [0, 0], [-2.0])]
+    )
+    b = write_run(tmp_path / "b", [seed_of(1, [0, 0], [-3.0])], method="safe")
+    out = tmp_path / "out"
+    argv = [str(a), str(b), "--only-curves", "--format", "svg", "--out", str(out)]
+    assert main(argv) == 0
+    assert sorted(path.name for path in out.iterdir()) == ["curves.svg", "pareto.svg"]
+    text = (out / "curves.svg").read_text()
+    assert "minmax bnn (2)" in text and "safe bnn (1)" in text
+    assert main([str(tmp_path / "none")]) == 2
+    assert "is not a folder" in capsys.readouterr().err
+
+
+def test_a_run_that_lacks_episodes_is_one_clear_line(tmp_path, capsys):
+    a = write_run(tmp_path / "a", [seed_of(1, [0, 3], [-1.0])])
+    (a / "config.yaml").unlink()
+    assert main([str(a), "--out", str(tmp_path / "out")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("safex: ") and "config.yaml" in line
