@@ -33,7 +33,7 @@ class Seed(NamedTuple):
     """How far one seed is; None is what its files do not say.
 
     Attributes:
-      index: which seed of its run.
+      number: which seed of its run.
       episode: the last one that was learned from, 0 for the random phase.
       last_return: of that episode.
       violating_steps: so far.
@@ -44,7 +44,7 @@ class Seed(NamedTuple):
       error: why it failed, the first line that its process left; None if it did not.
     """
 
-    index: int
+    number: int
     episode: int | None
     last_return: float | None
     violating_steps: int | None
@@ -296,13 +296,13 @@ def table(runs: Sequence[Watched], root: Path) -> "Table":
         made.add_column(heading, justify="right")
     made.add_column("state")
     for run in runs:
-        for number, seed in enumerate(run.seeds):
-            cells = [_name(run.folder, root) if number == 0 else ""] if several else []
+        for place, seed in enumerate(run.seeds):
+            cells = [_name(run.folder, root) if place == 0 else ""] if several else []
             violations = seed.violating_steps
             red = "red" if violations else "green"
             made.add_row(
                 *(Text(cell) for cell in cells),
-                str(seed.index),
+                str(seed.number),
                 _episode(seed.episode, run.episodes),
                 "-" if seed.last_return is None else f"{seed.last_return:.1f}",
                 Text("-") if violations is None else Text(str(violations), red),
