@@ -227,8 +227,9 @@ def _about(summary: Mapping[str, Any]) -> str:
         f"budget {limit['cost_budget']:g} an episode"
         for limit in summary["limits"]
     )
+    seeds = len(summary["seeds"])
     said = [
-        f"{len(summary['seeds'])} seeds",
+        f"{seeds} seed{'' if seeds == 1 else 's'}",
         f"{summary.get('random_steps', '?')} random steps, then "
         f"{summary.get('episodes', '?')} planned episodes",
         limits,
@@ -237,7 +238,7 @@ def _about(summary: Mapping[str, Any]) -> str:
     if isinstance(seconds := summary.get("seconds"), int | float):
         said.append(f"{seconds / 60:.0f} min of computing")
     if isinstance(pace := summary.get("seconds_per_decision"), int | float):
-        said.append(f"{1000 * pace:.0f} ms a decision")
+        said.append(f"{1000 * pace:.1f} ms a decision")
     return ". ".join(said) + "."
 
 
