@@ -29,6 +29,7 @@ _NOT_IN_A_GRID = (
     "model_name",
     "job",
     "wandb",
+    "launcher",
     "results_dir",
     "render",
     "verbose",
