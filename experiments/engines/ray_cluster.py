@@ -3,6 +3,7 @@
 import contextlib
 import os
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -44,12 +45,16 @@ class _Ray:
         job, address = self._job, self._settings.address
         own = {"num_cpus": num_cores(), "include_dashboard": False}
         try:
-            ray.init(
-                address=address or "local",
-                log_to_driver=False,
-                logging_level="ERROR",
-                **({} if address else own),
-            )
+            with warnings.catch_warnings():
+                # JAX warns of any fork. This process computes nothing meanwhile, and
+                # the children of Ray's go on to programs of their own at once.
+                warnings.filterwarnings("ignore", message=r"os\.fork")
+                ray.init(
+                    address=address or "local",
+                    log_to_driver=False,
+                    logging_level="ERROR",
+                    **({} if address else own),
+                )
         except (ConnectionError, RuntimeError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise ConfigError(f"launcher.address {address}: {reason}") from error
