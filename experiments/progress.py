@@ -55,7 +55,7 @@ class LiveProgress:
 
     def say(self, message: str) -> None:
         """Prints a line above the table."""
-        self._console.print(message, highlight=False, markup=False)
+        self._console.print(message, highlight=False, markup=False, soft_wrap=True)
 
     def update(self, progress: Progress) -> None:
         """Takes the newest word of the loop."""

@@ -75,9 +75,12 @@ def _train(trainer: Trainer, runs: Sequence[SeedRun], progress: LiveProgress) ->
 
 def describe(error: BaseException) -> str:
     """An exception in a line."""
-    lines = str(error).strip().splitlines()
-    name = type(error).__name__
-    return f"{name}: {lines[0]}" if lines else name
+    name, lines = type(error).__name__, str(error).strip().splitlines()
+    if not lines:
+        return name
+    # What a compiled program called back ends with what went wrong there.
+    line = lines[-1] if "Traceback (most recent call last)" in lines[0] else lines[0]
+    return f"{name}: {line}"
 
 
 @dataclasses.dataclass(frozen=True)

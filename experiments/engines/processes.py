@@ -8,6 +8,7 @@ import os
 import queue
 import shutil
 import subprocess
+import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -87,7 +88,13 @@ class _Processes:
         for share in shares:
             free.put(share)
         processes: list[subprocess.Popen] = []
+        stopping = threading.Event()
         pool = ThreadPoolExecutor(len(shares))
+
+        def started(process: subprocess.Popen) -> None:
+            processes.append(process)
+            if stopping.is_set():
+                process.terminate()
 
         def run(unit: int) -> str:
             # There are as many threads as shares.
@@ -99,13 +106,14 @@ class _Processes:
                 environment["CUDA_VISIBLE_DEVICES"] = ",".join(share.gpus)
             log, seconds = str(log_of(folder, unit)), 60.0 * self._job.time
             try:
-                return attend(command, environment, log, seconds, processes.append)
+                return attend(command, environment, log, seconds, started)
             finally:
                 free.put(share)
 
         try:
             yield _Futures(folder, [pool.submit(run, unit) for unit in range(count)])
         finally:
+            stopping.set()
             pool.shutdown(wait=False, cancel_futures=True)
             for process in list(processes):
                 process.terminate()

@@ -106,6 +106,8 @@ class _Slurm:
             "constraint": settings.constraint,
         }
         more = {key: value for key, value in more.items() if value is not None}
+        # Since SLURM 22.05 a step does not inherit this from its job.
+        more["srun_args"] = [f"--cpus-per-task={job.num_cpus}"]
         executor = self._new_executor(folder)
         executor.update_parameters(
             **self._parameters(name), **more, array_parallelism=settings.max_parallel
