@@ -50,11 +50,17 @@ def open_results_dir(config: ExperimentConfig) -> Iterator[Path]:
         finished = (folder / name for name in ("summary.json", "grid.json"))
         if any(path.exists() for path in finished) or _saved_numbers(folder) is None:
             continue
-        if _saved_numbers(folder) == numbers_of(config):
-            with lock_job(folder) as holder:
-                if not holder:
-                    yield folder
-                    return
+        if _saved_numbers(folder) != numbers_of(config):
+            continue
+        with contextlib.ExitStack() as stack:
+            try:
+                holder = stack.enter_context(lock_job(folder))
+            except ResultsError:
+                # Not where this can be told.
+                continue
+            if not holder:
+                yield folder
+                return
     folder = parent / time.strftime("%Y-%m-%d_%H-%M-%S")
     # Two launches within a second.
     number = 1

@@ -14,7 +14,12 @@ from experiments.engines.engine import make_engine
 from experiments.engines.follow import follow
 from experiments.engines.queue import forget_queue_name, new_queue_name, queued_jobs
 from experiments.engines.settings import SlurmConfig
-from experiments.folders import lock_job, lock_seeds
+from experiments.folders import (
+    lock_job,
+    lock_seeds,
+    open_results_dir,
+    write_config,
+)
 from experiments.jobs import Job, Unit, read_launch, write_launch
 from safex.errors import ConfigError, ResultsError
 from tests.test_configuration import read
@@ -286,6 +291,23 @@ def test_a_queue_that_cannot_be_asked_is_no_empty_one(tmp_path, monkeypatch):
     forget_queue_name(tmp_path)
     with lock_job(tmp_path) as holder:
         assert holder == ""
+
+
+def test_without_results_dir_an_unfinished_run_is_gone_on_with_if_it_is_free(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    config = read("method=safe")
+    with open_results_dir(config) as first:
+        write_config(first, config)
+        with open_results_dir(config) as second:
+            assert second != first
+    with open_results_dir(config) as again:
+        assert again == first
+    new_queue_name(first)
+    monkeypatch.setenv("PATH", "")
+    with open_results_dir(config) as other:
+        assert other not in (first, second)
 
 
 def test_a_process_that_outlived_its_launch_keeps_others_out(tmp_path):

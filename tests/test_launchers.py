@@ -8,7 +8,9 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from experiments import resume, running
 from experiments.training import describe
@@ -60,7 +62,17 @@ def place(tmp_path_factory):
     patch.setenv("FRAGILE", str(folder / "break"))
     patch.setenv("JAX_COMPILATION_CACHE_DIR", str(folder / "cache"))
     patch.setattr(running, "set_up_jax", lambda *arguments: None)
+    # Here as in the processes that are started, nothing is compiled twice or drawn.
+    patch.setattr(running.report, "write_figures", lambda *arguments: [])
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = [getattr(jax.config, name) for name in names]
+    for name, value in zip(names, (str(folder / "cache"), 0.0), strict=True):
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
     yield folder
+    for name, value in zip(names, before, strict=True):
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
     patch.undo()
 
 
