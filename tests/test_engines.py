@@ -249,9 +249,21 @@ def test_a_dry_run_writes_and_shows_the_scripts(tmp_path, monkeypatch, capsys):
     assert queued_jobs(tmp_path) == []
 
 
-def fake_squeue(folder, monkeypatch, text):
-    """A squeue that knows the jobs of one name."""
-    path = folder / "bin" / "squeue"
+def test_what_sbatch_refuses_is_a_line(tmp_path, monkeypatch):
+    fake_command(tmp_path, "srun", monkeypatch, "#!/bin/sh\n")
+    text = "#!/bin/sh\necho 'sbatch: error: invalid partition: x' >&2; exit 1\n"
+    fake_command(tmp_path, "sbatch", monkeypatch, text)
+    engine = slurm.make(JobConfig(), SlurmConfig(partition="x"))
+    engine.check()
+    with (
+        pytest.raises(ConfigError, match="takes no job: sbatch: error: invalid part"),
+        engine.start(tmp_path, 2),
+    ):
+        pass
+
+
+def fake_command(folder, name, monkeypatch, text):
+    path = folder / "bin" / name
     path.parent.mkdir(exist_ok=True)
     path.write_text(text)
     path.chmod(0o755)
@@ -262,7 +274,7 @@ def test_what_slurm_has_queued_keeps_others_out(tmp_path, monkeypatch):
     job = tmp_path / "job"
     name = new_queue_name(job)
     script = f'#!/bin/sh\ncase "$*" in *{name}*) printf "%b" "$JOBS";; esac\n'
-    fake_squeue(tmp_path, monkeypatch, script)
+    fake_command(tmp_path, "squeue", monkeypatch, script)
     monkeypatch.setenv("JOBS", "12 PENDING\\n13 RUNNING\\n14 COMPLETING\\n")
     with lock_job(job) as holder:
         assert holder == "SLURM has jobs 12, 13 queued or running"
@@ -285,7 +297,7 @@ def test_a_queue_that_cannot_be_asked_is_no_empty_one(tmp_path, monkeypatch):
         lock_job(tmp_path),
     ):
         pass
-    fake_squeue(tmp_path, monkeypatch, "#!/bin/sh\necho down >&2; exit 1\n")
+    fake_command(tmp_path, "squeue", monkeypatch, "#!/bin/sh\necho down >&2; exit 1\n")
     with pytest.raises(ResultsError, match="squeue: down"), lock_job(tmp_path):
         pass
     forget_queue_name(tmp_path)

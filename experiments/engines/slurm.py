@@ -55,15 +55,16 @@ class _Slurm:
                 yield _Local(jobs)
         else:
             name = new_queue_name(folder)
-            executor = self._executor(folder, name)
-            jobs = _submit_all(executor, folder, count)
+            with _refusals():
+                jobs = _submit_all(self._executor(folder, name), folder, count)
             first = jobs[0].job_id.split("_")[0]
             if self._settings.wait:
                 with _cancelled(jobs):
                     yield _Queued(name, jobs)
                 return
-            reporter = self._reporter(folder, name, f"afterany:{first}")
-            report = reporter.submit(ReportTask(), str(folder))
+            with _cancelled(jobs), _refusals():
+                reporter = self._reporter(folder, name, f"afterany:{first}")
+                report = reporter.submit(ReportTask(), str(folder))
             print(
                 f"SLURM has {count} units as job {first} and their report as job "
                 f"{report.job_id}; what they print goes to {scripts_folder(folder)}"
@@ -163,6 +164,17 @@ def _submit_all(executor: Any, folder: Path, count: int) -> Sequence[Any]:
         UnitTask(), [str(folder)] * count, range(count)
     )
     return jobs
+
+
+@contextlib.contextmanager
+def _refusals() -> Iterator[None]:
+    """Repeats in a line what sbatch says against a job."""
+    errors = import_extra("submitit", "slurm").core.utils
+    try:
+        yield
+    except (errors.FailedJobError, errors.FailedSubmissionError) as error:
+        lines = str(error).strip().splitlines() or ["failed"]
+        raise ConfigError(f"SLURM takes no job: {lines[-1]}") from error
 
 
 @contextlib.contextmanager
