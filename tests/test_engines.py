@@ -94,9 +94,11 @@ def test_a_process_ends_with_who_attends_it(tmp_path):
         f"attend({python(worker)!r}, {{}}, {str(log)!r}, 60)"
     )
     with subprocess.Popen(python(outer)) as process:
-        until(lambda: log.exists() and log.read_text().strip())
+        until(lambda: log.exists() and log.read_text().endswith("\n"))
+        pid = int(log.read_text())
+        time.sleep(0.3)
+        assert alive(pid)
         process.kill()
-    pid = int(log.read_text())
     until(lambda: not alive(pid))
 
 

@@ -42,6 +42,8 @@ class _Ray:
     @contextlib.contextmanager
     def start(self, folder: Path, count: int) -> Iterator[Running]:
         ray = import_extra("ray", "ray")
+        # Nodes of a cluster stand elsewhere.
+        folder = folder.resolve()
         job, address = self._job, self._settings.address
         own = {"num_cpus": num_cores(), "include_dashboard": False}
         try:
