@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -179,7 +180,7 @@ def test_local_parallel_outlives_a_process_that_is_killed(
 
 @pytest.fixture
 def command(tmp_path):
-    """Runs the launcher's command line, as Ray does not go with pytest's warnings."""
+    """Runs the command line: Ray and submitit do not go with pytest in a process."""
 
     def launch(*more):
         script = ROOT / "experiments" / "launcher_pendulum.py"
@@ -207,13 +208,13 @@ def test_a_ray_cluster_of_its_own_runs_the_job(local, place, tmp_path, command):
     assert seeds_of(tmp_path / "job") == seeds_of(local)
 
 
-def test_submitit_runs_the_job_on_this_machine(local, tmp_path, capsys):
+def test_submitit_runs_the_job_on_this_machine(local, tmp_path, command):
     slurm = ("launcher=slurm", "launcher.cluster=local", "launcher.wait=true")
-    folder = run(tmp_path / "job", *slurm)
-    out = capsys.readouterr().out
-    assert "unit 1/2: seeds 1/2 start" in out
-    assert "submitit" not in out
-    assert seeds_of(folder) == seeds_of(local)
+    result = command(*slurm, "results_dir=job")
+    assert result.returncode == 0, result.stderr
+    assert "unit 1/2: seeds 1/2 start" in result.stdout
+    assert "submitit" not in result.stdout
+    assert seeds_of(tmp_path / "job") == seeds_of(local)
 
 
 @pytest.mark.slurm
@@ -250,11 +251,18 @@ def queue_is_empty():
     return not subprocess.check_output(["squeue", "--noheader"])
 
 
+@pytest.fixture
+def closed_node():
+    """The node takes nothing new, so that jobs stay in the queue."""
+    update = ["scontrol", "update", f"NodeName={socket.gethostname().split('.')[0]}"]
+    subprocess.run([*update, "State=DRAIN", "Reason=test"], check=True)
+    yield
+    subprocess.run([*update, "State=RESUME"], check=True)
+
+
 @pytest.mark.slurm
-def test_what_slurm_has_queued_is_not_run_twice(local, tmp_path, command, monkeypatch):
-    monkeypatch.setenv("SBATCH_BEGIN", "now+1hour")
+def test_what_slurm_has_queued_is_not_run_twice(local, tmp_path, command, closed_node):
     assert command("launcher=slurm", "results_dir=job").returncode == 0
-    monkeypatch.delenv("SBATCH_BEGIN")
     for launcher in ("local", "slurm"):
         result = command(f"launcher={launcher}", "results_dir=job")
         assert result.returncode == 2

@@ -36,7 +36,10 @@ class _Ray:
     def check(self) -> None:
         if self._settings.address is None:
             check_cores(self._job)
+        # Before it is imported: nothing is sent home, and units are no less important
+        # here than with other launchers (by default Ray nices its workers by 15).
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_worker_niceness", "0")
         import_extra("ray", "ray")
 
     @contextlib.contextmanager
