@@ -173,6 +173,23 @@ def test_a_unit_that_fits_nowhere_is_refused(monkeypatch, job, words):
         shares(monkeypatch, job)
 
 
+def test_ctrl_c_ends_what_runs_and_begins_nothing_more(tmp_path, monkeypatch):
+    code = "import time; print('here', flush=True); time.sleep(60)"
+    monkeypatch.setattr(processes, "command_of", lambda folder, unit: python(code))
+    monkeypatch.setattr(processes, "_cores", lambda: [0, 1])
+    monkeypatch.setattr("experiments.engines.engine.num_cores", lambda: 2)
+    engine = processes.make(JobConfig(), None)
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), engine.start(tmp_path, 3) as running:
+        for unit in (0, 1):
+            log = running.log(unit)
+            until(lambda log=log: log.exists() and log.read_text())
+        raise KeyboardInterrupt
+    assert time.monotonic() - began < 40
+    assert not running.log(2).exists()
+    assert running.ended()[0] == "was ended by SIGTERM"
+
+
 @pytest.mark.parametrize(
     ("package", "launcher"), [("ray", "ray"), ("submitit", "slurm")]
 )

@@ -128,7 +128,7 @@ class _Futures:
         return {
             unit: future.result()
             for unit, future in enumerate(self._futures)
-            if future.done()
+            if future.done() and not future.cancelled()
         }
 
     def log(self, unit: int) -> Path:
