@@ -15,7 +15,7 @@ refusal = safex needs Python 3.11 or newer, and $(PYTHON) is $(version): \
   try `make $(or $(MAKECMDGOALS),install) PYTHON=python3.12`
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-slow lint format types ci clean
+.PHONY: help install run test test-slow test-slurm lint format types ci clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ test: $(STAMP) ## Run the tests
 
 test-slow: $(STAMP) ## Run the tests that take minutes
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+test-slurm: $(STAMP) ## Run the tests that need SLURM, on one that is started for them
+	bash .ci/slurm $(BIN)/python -m pytest -n 0 -m slurm $(ARGS)
 
 lint: $(STAMP) ## Check format and style
 	$(BIN)/ruff format --check .

@@ -18,12 +18,34 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.registry import GAMES, KINDS, Choice, settings_class
-from safex.config import CalibrationConfig, MPCConfig, TrainConfig
+from safex.config import (
+    CalibrationConfig,
+    MPCConfig,
+    NoSettings,
+    TrainConfig,
+    require_at_least,
+)
 from safex.errors import ConfigError
 
 WANDB_MODES = ("offline", "online", "disabled")
 # Where the files of a run go and who watches it changes no number of it.
-_NOT_IN_FINGERPRINT = ("results_dir", "wandb", "tensorboard", "render", "verbose")
+_NOT_IN_FINGERPRINT = (
+    "launcher",
+    "results_dir",
+    "wandb",
+    "tensorboard",
+    "render",
+    "verbose",
+)
+# So does how the machine is shared, but for rounding.
+_SHARES = (
+    "seeds_per_process",
+    "cores_per_decision",
+    "num_cpus",
+    "num_gpus",
+    "mem",
+    "time",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,17 +72,24 @@ class WandbConfig:
 
 @dataclasses.dataclass(frozen=True)
 class JobConfig:
-    """How many seeds, drawn from which.
+    """How many seeds, drawn from which, and what their processes need.
+
+    The last four are of one unit: the seeds that go in lockstep in a process of their
+    own. The launcher `local` has one process and takes what that may use.
 
     Attributes:
       seed: the job seed that the seeds are drawn from.
       num_seeds_per_hparam: seeds of this configuration.
       seeds_per_process: seeds that go in lockstep; None is one a core, or all of them
-        on an accelerator. The launcher runs the groups one after another.
+        on an accelerator.
       cores_per_decision: cores that share out the candidates of a decision; more than
         one needs `seeds_per_process: 1`. It pays from about a thousand rollouts on.
       grid: full names of fields to lists of values, every combination is run; None for
         the configuration as it is.
+      num_cpus: cores.
+      num_gpus: GPUs; with none, JAX is kept off them.
+      mem: memory [GB]; None is as much as there is, or a cluster's default.
+      time: after so long a unit is stopped [minutes].
     """
 
     seed: int = 15063
@@ -68,9 +97,17 @@ class JobConfig:
     seeds_per_process: int | None = None
     cores_per_decision: int = 1
     grid: dict[str, list[Any]] | None = None
+    num_cpus: int = 1
+    num_gpus: int = 0
+    mem: float | None = None
+    time: int = 1440
 
     def __post_init__(self) -> None:
-        """Refuses a job without seeds."""
+        """Refuses a job without seeds, and a process without cores."""
+        require_at_least(1, self, ("num_cpus", "time"))
+        require_at_least(0, self, ("num_gpus",))
+        if self.mem is not None and not self.mem > 0:
+            raise ValueError(f"mem must be > 0 or null, got {self.mem}")
         if not 1 <= self.num_seeds_per_hparam <= 1000:
             raise ValueError(
                 "num_seeds_per_hparam must lie in [1, 1000], got "
@@ -111,7 +148,8 @@ class ExperimentConfig:
       constraint: how the costs count.
       train: how much is collected.
       wandb: tracking.
-      job: seeds and grid.
+      job: seeds and grid, and what a process of it needs.
+      launcher: what runs it, and where.
       results_dir: where the run goes; None makes a new folder by the time of day, or
         goes on with an unfinished run of this very configuration.
       render: also film the last episode of each seed.
@@ -133,13 +171,14 @@ class ExperimentConfig:
     train: TrainConfig
     wandb: WandbConfig
     job: JobConfig
+    launcher: Choice = Choice("local", NoSettings())
     results_dir: str | None = None
     render: bool = True
     verbose: bool = True
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
-        """Refuses a planner and an optimizer that do not go together."""
+        """Refuses parts that do not go together."""
         if self.horizon < 1:
             raise ValueError(f"horizon must be >= 1, got {self.horizon}")
         game = self.planner.kind in GAMES
@@ -150,6 +189,13 @@ class ExperimentConfig:
                 f"planner.kind {self.planner.kind} needs optimizer.kind "
                 f"{' or '.join(right)}, got {self.optimizer.kind}"
             )
+        if self.launcher.kind != "local":
+            cores, shared = self.job.num_cpus, self.job.cores_per_decision
+            if shared > cores:
+                raise ValueError(
+                    f"job.cores_per_decision must not exceed job.num_cpus {cores} with "
+                    f"launcher={self.launcher.kind}, got {shared}"
+                )
 
 
 def read_config(node: DictConfig) -> ExperimentConfig:
@@ -277,8 +323,7 @@ def fingerprint(config: ExperimentConfig) -> str:
 def numbers_of(config: ExperimentConfig) -> dict[str, Any]:
     """The part of a configuration that decides its numbers, as plain values."""
     plain = json.loads(json.dumps(plain_of(config)))
-    # How the cores are shared changes a seed's numbers by rounding alone.
-    for name in ("seeds_per_process", "cores_per_decision"):
+    for name in _SHARES:
         del plain["job"][name]
     return {key: plain[key] for key in plain if key not in _NOT_IN_FINGERPRINT}
 

@@ -30,7 +30,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from experiments.building import build_agent, build_env
 from experiments.configuration import ExperimentConfig, fingerprint, read_mapping
-from experiments.running import draw_seeds, revision
+from experiments.folders import revision
+from experiments.jobs import draw_seeds
 from experiments.runs import read_plain, with_settings
 from experiments.runtime import set_up_jax
 from safex.errors import ConfigError, SafexError

@@ -30,6 +30,7 @@ _NOT_IN_A_GRID = (
     "job",
     "wandb",
     "tensorboard",
+    "launcher",
     "results_dir",
     "render",
     "verbose",

@@ -8,13 +8,16 @@ from omegaconf import DictConfig
 
 from experiments.configuration import read_config
 from experiments.overrides import read_command_line
-from safex.errors import SafexError
+from safex.errors import SafexError, UnfinishedError
 
 CONFIG_DIR = Path(__file__).resolve().parent / "config"
 
 
 def launch(task: str) -> None:
-    """Runs the command line of `launcher_<task>.py`; a mistake is one line, code 2."""
+    """Runs the command line of `launcher_<task>.py`; a mistake is one line, code 2.
+
+    Seeds that failed are a line each, code 1.
+    """
     name = f"launcher_{task}"
     # `--help` alone names no key.
     if sys.argv[1:] != ["--help"]:
@@ -39,7 +42,7 @@ def _main(node: DictConfig) -> None:
         run_job(config)
     except SafexError as error:
         print(f"safex: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(1 if isinstance(error, UnfinishedError) else 2)
     except KeyboardInterrupt:
         print(
             "safex: stopped; the same command goes on from the last checkpoint",

@@ -18,8 +18,7 @@ class LiveProgress:
     Args:
       console: where to print.
       config: how many steps and episodes there are.
-      names: of the points of a grid, one for each run of the job; empty for a run of
-        no grid.
+      labels: of the runs, in order: which seed, and of which point.
       quiet: print nothing but warnings.
     """
 
@@ -27,12 +26,12 @@ class LiveProgress:
         self,
         console: Console,
         config: TrainConfig,
-        names: Sequence[str],
+        labels: Sequence[str],
         *,
         quiet: bool,
     ) -> None:
         self._console, self._config = console, config
-        self._names, self._num_seeds = names, len(names)
+        self._labels, self._num_seeds = labels, len(labels)
         self._quiet = quiet
         self._rows: dict[int, Progress] = {}
         self._start = time.monotonic()
@@ -56,7 +55,7 @@ class LiveProgress:
 
     def say(self, message: str) -> None:
         """Prints a line above the table."""
-        self._console.print(message, highlight=False, markup=False)
+        self._console.print(message, highlight=False, markup=False, soft_wrap=True)
 
     def update(self, progress: Progress) -> None:
         """Takes the newest word of the loop."""
@@ -69,7 +68,7 @@ class LiveProgress:
             self._live.update(self._table())
         elif not self._quiet and progress.step == self._length(progress.episode):
             self.say(
-                f"seed {self._seed(progress.seed_index)}  "
+                f"seed {self._labels[progress.seed_index]}  "
                 f"{self._episode(progress)}  return {progress.episode_return:8.1f}  "
                 f"violations so far {progress.violating_steps}  "
                 f"time left {self._time_left()}"
@@ -85,7 +84,7 @@ class LiveProgress:
         for index, p in self._rows.items():
             last = "" if p.last_return is None else f"{p.last_return:.1f}"
             table.add_row(
-                self._seed(index),
+                self._labels[index],
                 self._episode(p),
                 f"{p.step}/{self._length(p.episode)}",
                 f"{p.episode_return:.1f}",
@@ -94,10 +93,6 @@ class LiveProgress:
                 self._time_left() if index == newest else "",
             )
         return table
-
-    def _seed(self, index: int) -> str:
-        """Which run of the job, and of which point."""
-        return f"{index + 1}/{self._num_seeds} {self._names[index]}".rstrip()
 
     def _episode(self, progress: Progress) -> str:
         if progress.episode == 0:

@@ -10,6 +10,7 @@ import difflib
 import importlib
 from typing import Any, NamedTuple
 
+from experiments.engines.settings import RayConfig, SlurmConfig
 from safex.config import (
     ActSafeConfig,
     AugmentedLagrangianConfig,
@@ -85,6 +86,12 @@ KINDS: dict[str, dict[str, type]] = {
         "AugmentedLagrangian": AugmentedLagrangianConfig,
         "LogBarrier": LogBarrierConfig,
         "CRPO": CRPOConfig,
+    },
+    "launcher": {
+        "local": NoSettings,
+        "local_parallel": NoSettings,
+        "ray": RayConfig,
+        "slurm": SlurmConfig,
     },
 }
 # Planners that pose a game need the optimizer that plays it, and no other does.

@@ -2,6 +2,7 @@
 
     python experiments/resume.py DIR [DIR ...]     # jobs, or folders that hold jobs
     python experiments/resume.py DIR --dry-run     # only say what would be run
+    python experiments/resume.py DIR --launcher local_parallel
 
 A job's own configuration is what is run, whatever the files in `experiments/config` say
 by now; a version of safex that has other settings refuses it. Every file that its
@@ -15,35 +16,34 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from experiments.configuration import ExperimentConfig, read_mapping
 from experiments.grid import expand
-from experiments.running import run_job
+from experiments.registry import KINDS
+from experiments.running import run_job, say_why
 from experiments.runs import read_plain
+from experiments.wholeness import missing
 from safex.errors import SafexError
-from safex.training.account import load_record
 from safex.training.checkpoint import forget_checkpoints, newest_checkpoint
-from safex.training.files import whole_lines
-from safex.training.forecast import load_forecast
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns 0, or 2 if a job could not be completed."""
+    """Runs the command line; returns 0, 1 if seeds failed, 2 if a job was refused."""
     arguments = _parse(argv)
     code = 0
     for given in arguments.folders:
         jobs = list(find_jobs(given))
         if not jobs:
-            code = _fail(given, "holds no job: there is no config.yaml in it")
+            text = f"{given}: holds no job: there is no config.yaml in it"
+            code = max(code, say_why(SafexError(text)))
         for folder in jobs:
             try:
-                _resume(folder, dry_run=arguments.dry_run)
+                _resume(folder, arguments.launcher, dry_run=arguments.dry_run)
             except SafexError as error:
                 # The other jobs can go on.
-                code = _fail(folder, str(error))
+                code = max(code, say_why(error, f"safex: {folder}"))
     return code
 
 
@@ -56,12 +56,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("folders", nargs="+", type=Path, metavar="DIR")
     parser.add_argument("--dry-run", action="store_true")
+    parser.add_argument(
+        "--launcher",
+        choices=list(KINDS["launcher"]),
+        help="in place of the one that the job was started with",
+    )
     return parser.parse_args(argv)
-
-
-def _fail(folder: Path, reason: str) -> int:
-    print(f"safex: {folder}: {reason}", file=sys.stderr)
-    return 2
 
 
 def find_jobs(folder: Path) -> Iterator[Path]:
@@ -73,7 +73,7 @@ def find_jobs(folder: Path) -> Iterator[Path]:
             yield from find_jobs(child)
 
 
-def _resume(folder: Path, *, dry_run: bool) -> None:
+def _resume(folder: Path, launcher: str | None, *, dry_run: bool) -> None:
     """Completes one job.
 
     Raises:
@@ -82,15 +82,17 @@ def _resume(folder: Path, *, dry_run: bool) -> None:
     plain = read_plain(folder)
     # A folder that was moved is still the job's.
     plain["results_dir"] = str(folder)
+    if launcher and launcher != plain.get("launcher", {}).get("kind"):
+        plain["launcher"] = {"kind": launcher}
     config = read_mapping(plain)
-    missing = _missing_of_all(folder, config)
-    if not missing and _reported(folder, config):
+    lost = _missing_of_all(folder, config)
+    if not lost and _reported(folder, config):
         print(f"{folder}: complete")
         return
-    for seed, first in missing.items():
+    for seed, first in lost.items():
         restart = newest_checkpoint(seed / "checkpoints", first - 1) + 1
         print(f"{seed}: from episode {restart} on")
-    if not missing:
+    if not lost:
         print(f"{folder}: its report")
     if dry_run:
         return
@@ -104,60 +106,12 @@ def _resume(folder: Path, *, dry_run: bool) -> None:
 
 
 def _missing_of_all(folder: Path, config: ExperimentConfig) -> dict[Path, int]:
-    """`_missing` of every point of a job."""
+    """`missing` of every point of a job."""
     return {
         seed: first
         for point in expand(config)
-        for seed, first in _missing(folder / point.name, point.config)
+        for seed, first in missing(folder / point.name, point.config)
     }
-
-
-def _missing(folder: Path, config: ExperimentConfig) -> Iterator[tuple[Path, int]]:
-    """Seeds of one point that are not whole, and their first episode that is not."""
-    episodes = config.train.num_model_updates + 1
-    for index in range(config.job.num_seeds_per_hparam):
-        seed = folder / f"seed_{index}"
-        first = _first_broken(seed, episodes)
-        if first < episodes:
-            yield seed, first
-
-
-def _first_broken(seed: Path, episodes: int) -> int:
-    """The first episode of which a file cannot be read, `episodes` if none."""
-    for episode in range(episodes):
-        try:
-            load_record(seed / "episodes" / f"episode_{episode:03d}.npz")
-        except ValueError:
-            return episode
-    whole = min(
-        len(_whole_rows(seed / name)) for name in ("metrics.jsonl", "timing.jsonl")
-    )
-    whole = min(whole, _first_lost_violation(seed / "violations.jsonl", episodes))
-    try:
-        load_forecast(seed / "forecast.npz")
-    except ValueError:
-        whole = min(whole, episodes - 1)
-    return min(whole, episodes)
-
-
-def _whole_rows(path: Path) -> list[Any]:
-    """Rows from the start on that can be read, one an episode."""
-    try:
-        return whole_lines(path)
-    except OSError:
-        return []
-
-
-def _first_lost_violation(path: Path, episodes: int) -> int:
-    """The first episode whose violations cannot all be read, `episodes` if none."""
-    try:
-        text = path.read_text(errors="replace")
-    except OSError:
-        return 0
-    found = whole_lines(path)
-    if len(found) == len(text.splitlines()):
-        return episodes
-    return found[-1]["episode"] if found else 0
 
 
 def _reported(folder: Path, config: ExperimentConfig) -> bool:

@@ -1,48 +1,38 @@
 """Runs a job, every seed of every point of its grid, and reports on it."""
 
-import contextlib
-import fcntl
 import json
-import subprocess
-import time
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from omegaconf import OmegaConf
 from rich.console import Console
 
-import safex
 from experiments.building import build_agent, build_env
-from experiments.configuration import (
-    ExperimentConfig,
-    differences,
-    fingerprint,
-    numbers_of,
-    plain_of,
-)
-from experiments.grid import Point, Traced, expand, rebuild, same_program, traced_of
+from experiments.configuration import ExperimentConfig
+from experiments.engines.engine import Engine, make_engine
+from experiments.engines.follow import follow
+from experiments.engines.queue import forget_queue_name
+from experiments.folders import open_results_dir, revision, write_config
+from experiments.grid import Point
+from experiments.jobs import Job, Unit, write_launch
 from experiments.progress import LiveProgress
 from experiments.runtime import set_up_jax
 from experiments.tables import summary_table
-from experiments.tracking import check_tracking, open_loggers
+from experiments.tracking import check_tracking
+from experiments.training import ERROR_FILE, train_units
+from experiments.wholeness import missing
 from safex.agents.mpc import MPCAgent
 from safex.envs.contract import check_environment
-from safex.errors import ResultsError
+from safex.errors import UnfinishedError
 from safex.training import report
 from safex.training.files import write_text
 from safex.training.lockstep import default_group_size
-from safex.training.loggers import Logger
-from safex.training.loop import SeedRun, Trainer
 from safex.training.margins import limits_of
 from safex.training.page import write_page
 from safex.training.report import RunInfo
 from safex.training.results import read_all
-
-_ROOT = Path(__file__).resolve().parents[1]
-# The study draws a job's seeds below this number.
-_SEED_BOUND = 1_000_000
 
 
 def run_job(
@@ -62,12 +52,19 @@ def run_job(
       the results folder.
 
     Raises:
-      SafexError: whatever a user can act on.
+      UnfinishedError: seeds failed, after all others are through and every point that
+        is complete has been reported on.
+      SafexError: whatever else a user can act on.
     """
     check_tracking(config)
-    set_up_jax()
-    points = expand(config)
-    for point in points:
+    engine = make_engine(config)
+    if engine is None:
+        set_up_jax()
+    else:
+        engine.check()
+        set_up_jax(config.job.num_cpus)
+    job = Job.of(config)
+    for point in job.points:
         # Before anything is written or computed.
         env = build_env(point.config)
         check_environment(env)
@@ -77,95 +74,128 @@ def run_job(
         console.print(f"results in {folder}")
         if prepare:
             prepare()
-        _write_once(folder, config)
-        for point in points:
+        write_config(folder, config)
+        for point in job.points:
             if point.name:
                 # Before it is trained, so that what there is of it can be read.
-                _write_once(folder / point.name, point.config)
-        seeds = draw_seeds(config.job.seed, config.job.num_seeds_per_hparam)
+                write_config(folder / point.name, point.config)
         if any(folder.rglob("*.ckpt")):
             console.print("going on from the last checkpoints there")
-        groups = same_program(points)
-        names = [point.name for group in groups for point in group for _ in seeds]
-        with LiveProgress(
-            console, config.train, names, quiet=not config.verbose
-        ) as progress:
-            index = 0
-            for group in groups:
-                _train(group, folder, seeds, index, progress)
-                index += len(group) * len(seeds)
-        summaries = [_report(point, folder, seeds, console) for point in points]
-        if config.job.grid:
-            # Last, because a folder that has it is a finished job.
-            listed = [
-                {"folder": point.name, "set": point.settings, **summary["aggregate"]}
-                for point, summary in zip(points, summaries, strict=True)
-            ]
-            text = json.dumps(listed, indent=2, allow_nan=False) + "\n"
-            write_text(folder / "grid.json", text)
-            write_report(folder, console)
-        console.print(f"results in {folder}")
+        units = job.left_of(folder, job.units(_unit_size(job)))
+        if engine is None:
+            _train_here(job, folder, units, console)
+            finish(job, folder, console)
+        elif not units:
+            finish(job, folder, console)
+        else:
+            write_launch(folder, config, units)
+            ended = _hand_over(job, folder, units, engine, console)
+            if ended is not None:
+                finish(job, folder, console, ended)
     return folder
 
 
-def _train(
-    points: Sequence[Point],
-    folder: Path,
-    seeds: Sequence[int],
-    first_index: int,
-    progress: LiveProgress,
+def _unit_size(job: Job) -> int | None:
+    """Runs in a unit, at most; None is all that share a program."""
+    settings = job.config.job
+    if settings.seeds_per_process is not None:
+        return settings.seeds_per_process
+    if job.config.launcher.kind == "local":
+        return default_group_size(len(job.points) * len(job.seeds))
+    return None if settings.num_gpus else settings.num_cpus
+
+
+def _train_here(
+    job: Job, folder: Path, units: Sequence[Unit], console: Console
 ) -> None:
-    """Trains all seeds of points that share their programs."""
+    labels = [job.label_of(run) for unit in units for run in unit.runs]
+    quiet = not job.config.verbose
+    with LiveProgress(console, job.config.train, labels, quiet=quiet) as progress:
+        train_units(job, folder, units, progress)
 
-    def warn(message: str) -> None:
-        progress.say(f"warning: {message}")
 
-    config = points[0].config
-    env = build_env(config)
-    several = len(points) > 1
+def _hand_over(
+    job: Job, folder: Path, units: Sequence[Unit], engine: Engine, console: Console
+) -> dict[Path, str] | None:
+    """Lets an engine train the units.
 
-    def vary(traced: Traced) -> tuple[Any, Any]:
-        agent = build_agent(config, traced.env, check=False)
-        return traced.env, rebuild(agent, traced)
+    Returns:
+      of each seed how its process ended, and where that printed; None if the engine
+      goes on without this process.
+    """
+    with engine.start(folder, len(units)) as running:
+        if running is None:
+            return None
+        names = [
+            f"unit {i + 1}/{len(units)}" if len(units) > 1 else "unit"
+            for i in range(len(units))
+        ]
 
-    agent = build_agent(config, env, check=False)
-    trainer = Trainer(
-        env,
-        agent,
-        config.train,
-        horizon=agent.planner.span,
-        warn=warn,
-        report=progress.update,
-        vary=vary if several else None,
-    )
-    pairs = [(point, i) for point in points for i in range(len(seeds))]
+        def say(line: str) -> None:
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
 
-    def seed_run(index: int, point: Point, i: int) -> SeedRun:
-        seed_folder = folder / point.name / f"seed_{i}"
+        ended = follow(running, names, say)
+        return {
+            job.folder_of(folder, run): f"its process {ended[i] or 'ended'}, what it "
+            f"printed is in {running.log(i)} and the file beside it"
+            for i, unit in enumerate(units)
+            for run in unit.runs
+        }
 
-        def make_loggers(last_step: int | None) -> Sequence[Logger]:
-            name = f"{folder.name}-{point.name}" if point.name else folder.name
-            settings = wandb_settings(point.config, seeds[i], name)
-            return open_loggers(
-                config, seed_folder, folder / "wandb", settings, last_step, warn
-            )
 
-        return SeedRun(
-            seeds[i],
-            index,
-            seed_folder,
-            make_loggers,
-            fingerprint(point.config),
-            traced_of(point.config) if several else (),
+def finish(
+    job: Job,
+    folder: Path,
+    console: Console,
+    ended: Mapping[Path, str] | None = None,
+) -> None:
+    """Reports on the points that are complete.
+
+    Args:
+      job: the job.
+      folder: its folder.
+      console: for the tables.
+      ended: what is known of how the seeds' processes ended.
+
+    Raises:
+      UnfinishedError: there are seeds that are not finished, and why.
+    """
+    lost: list[str] = []
+    summaries = []
+    for point in job.points:
+        found = list(missing(folder / point.name, point.config))
+        lost += [_why(seed, first, folder, ended or {}) for seed, first in found]
+        if not found:
+            summaries.append((point, _report(point, folder, job.seeds, console)))
+    if job.config.job.grid and not lost:
+        # Last, because a folder that has it is a finished job.
+        listed = [
+            {"folder": point.name, "set": point.settings, **summary["aggregate"]}
+            for point, summary in summaries
+        ]
+        text = json.dumps(listed, indent=2, allow_nan=False) + "\n"
+        write_text(folder / "grid.json", text)
+        write_report(folder, console)
+    forget_queue_name(folder)
+    console.print(f"results in {folder}")
+    if lost:
+        total = len(job.points) * len(job.seeds)
+        lines = "".join(f"\n  {line}" for line in lost)
+        raise UnfinishedError(
+            f"{len(lost)} of {total} seeds are not finished; `python "
+            f"experiments/resume.py {folder}` runs what is missing{lines}"
         )
 
-    runs = [
-        seed_run(first_index + index, point, i)
-        for index, (point, i) in enumerate(pairs)
-    ]
-    size = config.job.seeds_per_process or default_group_size(len(runs))
-    for first in range(0, len(runs), size):
-        trainer.train(runs[first : first + size])
+
+def _why(seed: Path, first: int, folder: Path, ended: Mapping[Path, str]) -> str:
+    """A line on a seed that is not finished."""
+    name = seed.relative_to(folder)
+    try:
+        reason = (seed / ERROR_FILE).read_text().splitlines()[0]
+        return f"{name}: {reason} ({seed / ERROR_FILE})"
+    except (OSError, IndexError):
+        how = ended.get(seed, "")
+        return f"{name}: lacks episode {first}" + (f"; {how}" if how else "")
 
 
 def _report(
@@ -192,147 +222,18 @@ def _report(
     return summary
 
 
+def say_why(error: Exception, prefix: str = "safex") -> int:
+    """Prints an error that a user can act on; returns the code to end with."""
+    print(f"{prefix}: {error}", file=sys.stderr)
+    return 1 if isinstance(error, UnfinishedError) else 2
+
+
 def write_report(folder: Path, console: Console) -> None:
     """Writes `report.html`; without it a finished run is still whole."""
     try:
         write_page(folder / "report.html", read_all([folder], None))
     except Exception as error:
         console.print(f"warning: no report.html: {error}", markup=False)
-
-
-def draw_seeds(job_seed: int, count: int) -> list[int]:
-    """The first `count` distinct seeds of a job; more seeds keep the earlier ones."""
-    drawn = np.random.RandomState(job_seed).randint(0, _SEED_BOUND, size=4 * count + 16)
-    return [int(seed) for seed in dict.fromkeys(drawn.tolist())][:count]
-
-
-def wandb_settings(
-    config: ExperimentConfig, seed: int, run_name: str
-) -> dict[str, Any]:
-    """Arguments of `wandb.init`; group and job_type are the same for all seeds."""
-    numbers = numbers_of(config)
-    return {
-        "mode": config.wandb.mode,
-        "project": config.wandb.project_name,
-        "group": config.wandb.group_name,
-        "job_type": config.wandb.job_name,
-        "name": f"{config.wandb.job_name}_seed_{seed}",
-        # The same run after a resume, another one in another folder.
-        "id": f"{config.wandb.job_name}-{run_name}-{seed}",
-        "config": {**numbers, "seed": seed},
-    }
-
-
-@contextlib.contextmanager
-def open_results_dir(config: ExperimentConfig) -> Iterator[Path]:
-    """The folder of this run, locked for as long as the process lives.
-
-    With `results_dir` given it is that folder. Without, it is an unfinished run of this
-    very configuration if there is one that nobody works on, else a new folder.
-
-    Raises:
-      ResultsError: the folder holds another configuration's run, something that is no
-        run at all, or another process works in it.
-    """
-    if config.results_dir is not None:
-        folder = Path(config.results_dir)
-        _check_same_run(folder, config)
-        with _lock(folder) as free:
-            if not free:
-                raise ResultsError(
-                    f"another process is working in results_dir {folder}"
-                )
-            yield folder
-        return
-    parent = Path("results", config.task, f"{config.method}_{config.model_name}")
-    for folder in sorted(parent.glob("*"), reverse=True):
-        finished = (folder / name for name in ("summary.json", "grid.json"))
-        if any(path.exists() for path in finished) or _saved_numbers(folder) is None:
-            continue
-        if _saved_numbers(folder) == numbers_of(config):
-            with _lock(folder) as free:
-                if free:
-                    yield folder
-                    return
-    folder = parent / time.strftime("%Y-%m-%d_%H-%M-%S")
-    # Two launches within a second.
-    number = 1
-    while folder.exists():
-        number += 1
-        folder = folder.with_name(f"{folder.name.split('.')[0]}.{number}")
-    with _lock(folder):
-        yield folder
-
-
-def _check_same_run(folder: Path, config: ExperimentConfig) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise ResultsError(f"results_dir {folder} is not a folder")
-    if not folder.exists() or not any(
-        child for child in folder.iterdir() if child.name != ".lock"
-    ):
-        return
-    saved = _saved_numbers(folder)
-    if saved is None:
-        raise ResultsError(
-            f"results_dir {folder} is not empty and has no readable config.json of a "
-            "safex run; choose another folder"
-        )
-    different = differences(saved, numbers_of(config))
-    if different:
-        # The method explains most of the others.
-        different.sort(key=lambda line: not line.startswith(("method:", "model_name:")))
-        shown = "; ".join(different[:5])
-        more = f" and {len(different) - 5} more" if len(different) > 5 else ""
-        raise ResultsError(
-            f"results_dir {folder} holds another configuration's run ({shown}{more}); "
-            "choose another folder, or set these back to go on with that run"
-        )
-
-
-def _saved_numbers(folder: Path) -> dict[str, Any] | None:
-    """The number-deciding part of a folder's config, None if it cannot be read."""
-    try:
-        return json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError):
-        return None
-
-
-@contextlib.contextmanager
-def _lock(folder: Path) -> Iterator[bool]:
-    """Whether the folder could be locked; the lock dies with the process."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True
-
-
-def _write_once(folder: Path, config: ExperimentConfig) -> None:
-    """Writes configuration and revision at a run's first start."""
-    if not (folder / "config.yaml").exists():
-        plain = OmegaConf.create(plain_of(config))
-        write_text(folder / "config.yaml", OmegaConf.to_yaml(plain))
-        write_text(folder / "revision.txt", revision() + "\n")
-    write_text(folder / "config.json", json.dumps(numbers_of(config), indent=2) + "\n")
-
-
-def revision() -> str:
-    """Git commit of the code, marked if the tree has changes; else the version."""
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(_ROOT), *arguments]
-        return subprocess.run(
-            command, capture_output=True, text=True, check=True
-        ).stdout.strip()
-
-    try:
-        commit = git("rev-parse", "HEAD")
-        return commit + ("-dirty" if git("status", "--porcelain") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return f"safex-{safex.__version__}"
 
 
 def run_info(config: ExperimentConfig, agent: MPCAgent, env: Any) -> RunInfo:

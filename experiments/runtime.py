@@ -11,19 +11,25 @@ import jax
 _MIN_COMPILE_SECONDS = 0.1
 
 
-def set_up_jax() -> None:
+def set_up_jax(num_devices: int | None = None) -> None:
     """Makes each core a device and turns the compilation cache on.
 
     Call it before anything is computed. `JAX_NUM_CPU_DEVICES` decides if it is set: a
     limit that is not an affinity, as a container's, cannot be seen from here.
+
+    Args:
+      num_devices: stand for a process with so many cores, which computes the runs in
+        place of this one; this one stays off the accelerators.
     """
     chosen = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if num_devices is not None:
+        jax.config.update("jax_platforms", "cpu")
     if not chosen and "JAX_NUM_CPU_DEVICES" not in os.environ:
-        jax.config.update("jax_num_cpu_devices", _num_cores())
+        jax.config.update("jax_num_cpu_devices", num_devices or num_cores())
     _use_compilation_cache()
 
 
-def _num_cores() -> int:
+def num_cores() -> int:
     """Cores that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))

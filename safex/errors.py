@@ -21,5 +21,9 @@ class ResultsError(SafexError):
     """A results folder cannot be used for this run."""
 
 
+class UnfinishedError(SafexError):
+    """Seeds of a job could not be finished; the others are."""
+
+
 class NonFiniteError(SafexError):
     """NaN or inf appeared; the run stops with its last good checkpoint intact."""

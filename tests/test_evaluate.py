@@ -4,8 +4,10 @@ import json
 
 import pytest
 
-from experiments import evaluate, running
-from experiments.grid import Point
+from experiments import evaluate
+from experiments.folders import write_config
+from experiments.jobs import Job
+from experiments.training import train_units
 from safex.training.certificate import binomial_bound
 from tests.test_configuration import read
 
@@ -44,9 +46,9 @@ def _jax_is_set_up(monkeypatch):
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
     config = read(*TINY)
-    running._write_once(folder, config)
-    seeds = running.draw_seeds(config.job.seed, 2)
-    running._train([Point(config, "", {})], folder, seeds, 0, Quiet())
+    write_config(folder, config)
+    job = Job.of(config)
+    train_units(job, folder, job.units(2), Quiet())
     return folder
 
 

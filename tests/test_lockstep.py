@@ -14,12 +14,19 @@ from safex.agents.mpc import MPCAgent
 from safex.config import CalibrationConfig, EnsembleConfig, ICEMConfig, TrainConfig
 from safex.constraints.feasible_first import FeasibleFirst
 from safex.envs.pendulum import Pendulum
+from safex.errors import NonFiniteError
 from safex.models.ensemble import probabilistic_ensemble
 from safex.optimizers.icem import ICEM
 from safex.training.account import load_record
-from safex.training.checkpoint import load_checkpoint
+from safex.training.checkpoint import load_checkpoint, newest_checkpoint
 from safex.training.lockstep import Lockstep, default_group_size
-from tests.test_loop import Killed, assert_same_run, make_trainer, seed_run
+from tests.test_loop import (
+    CountingAgent,
+    Killed,
+    assert_same_run,
+    make_trainer,
+    seed_run,
+)
 
 SEEDS = (3, 8, 5)
 
@@ -193,6 +200,68 @@ PROGRAMS = {
     "_append": 2,
     "_learn": 1,
 }
+
+
+@pytest.fixture(scope="module")
+def fragile():
+    """A trainer whose agents predict or learn NaN when a run's two numbers say so."""
+    env = Pendulum.from_config()
+    return make_trainer(vary=lambda at: (env, CountingAgent(at[0], at[1])))
+
+
+def fragile_runs(folder, second):
+    return [
+        run._replace(traced=second if i == 1 else (np.int32(-1), np.int32(-1)))
+        for i, run in enumerate(runs(folder))
+    ]
+
+
+@pytest.fixture(scope="module")
+def unbroken(fragile, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("unbroken")
+    fragile.train(fragile_runs(folder, (np.int32(-1), np.int32(-1))))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("where", "words"),
+    [((35, -1), "prediction/mean is not finite"), ((-1, 1), "loss is not finite")],
+)
+def test_a_seed_that_turns_nan_ends_alone(fragile, unbroken, tmp_path, where, words):
+    told = []
+    damaged = fragile_runs(tmp_path, tuple(map(np.int32, where)))
+    fragile.train(damaged, lambda run, error: told.append((run.seed_index, str(error))))
+    ((index, text),) = told
+    assert index == 1
+    assert words in text
+    for i in (0, 2):
+        assert_same_run(unbroken / f"seed_{i}", tmp_path / f"seed_{i}")
+    # What it had finished is kept, and nothing of it claims more.
+    kept = newest_checkpoint(tmp_path / "seed_1" / "checkpoints", 9)
+    assert kept == (1 if where[0] > 0 else 0)
+    with pytest.raises(NonFiniteError, match=words):
+        fragile.train(damaged)
+
+
+def test_a_seed_without_a_usable_checkpoint_ends_alone(alone, trainer, tmp_path):
+    trainer.train(runs(tmp_path))
+    for path in (tmp_path / "seed_2" / "checkpoints").iterdir():
+        path.write_bytes(path.read_bytes()[:100])
+    for i in (0, 1):
+        (tmp_path / f"seed_{i}" / "checkpoints" / "episode_0002.ckpt").unlink()
+    told = []
+    trainer.train(runs(tmp_path), lambda run, error: told.append((run, str(error))))
+    assert [run.seed_index for run, _ in told] == [2]
+    assert "none of the 3 checkpoints" in told[0][1]
+    assert_same_seeds(alone, tmp_path)
+
+
+def test_when_no_seed_can_go_on_it_ends(fragile, tmp_path):
+    told = []
+    bad = (np.int32(3), np.int32(-1))
+    group = [run._replace(traced=bad) for run in runs(tmp_path)]
+    fragile.train(group, lambda run, error: told.append(run.seed_index))
+    assert told == [0, 1, 2]
 
 
 def test_what_one_seed_did_before_is_not_done_again(alone, trainer, tmp_path):

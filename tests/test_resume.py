@@ -5,7 +5,8 @@ import shutil
 
 import pytest
 
-from experiments import resume, running
+from experiments import resume, running, wholeness
+from experiments.folders import lock_job
 from tests.test_configuration import read
 from tests.test_evaluate import TINY
 
@@ -84,8 +85,8 @@ def test_a_damaged_job_ends_with_the_same_numbers(job, copy, capsys):
 
 def test_a_job_that_is_worked_on_keeps_its_checkpoints(copy, capsys):
     (copy / "seed_1" / "episodes" / "episode_000.npz").unlink()
-    with running._lock(copy) as free:
-        assert free
+    with lock_job(copy) as holder:
+        assert holder == ""
         assert resume.main([str(copy)]) == 2
     assert "another process is working" in capsys.readouterr().err
     assert len(list(copy.rglob("*.ckpt"))) == 6
@@ -107,13 +108,14 @@ def test_violations_that_cannot_be_read_are_found(tmp_path):
     path = tmp_path / "violations.jsonl"
     lines = ['{"episode": 1}', '{"episode": 3}', '{"episode": 3}']
     path.write_text("\n".join(lines) + "\n")
-    assert resume._first_lost_violation(path, 5) == 5
+    lost = wholeness._first_lost_violation
+    assert lost(path, 5) == 5
     path.write_text("\n".join(lines)[:-4])
-    assert resume._first_lost_violation(path, 5) == 3
+    assert lost(path, 5) == 3
     path.write_text("{")
-    assert resume._first_lost_violation(path, 5) == 0
+    assert lost(path, 5) == 0
     path.unlink()
-    assert resume._first_lost_violation(path, 5) == 0
+    assert lost(path, 5) == 0
 
 
 def test_a_folder_without_a_job_is_named_and_the_next_goes_on(job, capsys, tmp_path):

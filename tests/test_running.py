@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import yaml
 
-from experiments import calibrate, running
+from experiments import calibrate, running, training
 from experiments.grid import Point, traced_of
+from experiments.jobs import Job, Unit
 from safex.agents.mpc import MPCAgent
 from tests.test_configuration import read
 
@@ -18,7 +19,7 @@ def test_every_point_says_what_it_is_before_any_is_trained(tmp_path, monkeypatch
         raise KilledError
 
     monkeypatch.setattr(running, "set_up_jax", lambda: None)
-    monkeypatch.setattr(running, "_train", train)
+    monkeypatch.setattr(running, "train_units", train)
     config = read(
         "method=safe",
         "job.grid={env.mass:[1,2],horizon:[3,4]}",
@@ -45,16 +46,19 @@ def test_an_agent_for_other_numbers_is_built_without_a_decision(tmp_path, monkey
         def __init__(self, *arguments, vary, **more):
             made["vary"] = vary
 
-        def train(self, runs):
+        def train(self, runs, stopped):
             made["runs"] = runs
 
-    monkeypatch.setattr(running, "Trainer", Recorded)
+    monkeypatch.setattr(training, "Trainer", Recorded)
     configs = [
         read("model=true", "wandb.mode=disabled", *more)
         for more in ((), ("env.mass=2", "planner.noise_alpha=1", "agent.beta=3"))
     ]
     points = [Point(config, f"point_{i}", {"i": i}) for i, config in enumerate(configs)]
-    running._train(points, tmp_path, [7], 0, progress=RecordedProgress())
+    job = Job(configs[0], tuple(points), (7,))
+    unit = Unit(0, ((0, 0), (1, 0)))
+    training.train_units(job, tmp_path, [unit], RecordedProgress())
+    assert [run.folder.parent.name for run in made["runs"]] == ["point_0", "point_1"]
 
     def pose(self, key):
         raise AssertionError("a decision was posed")

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from safex.config import TrainConfig
-from safex.errors import CheckpointError, NonFiniteError
+from safex.errors import CheckpointError, NonFiniteError, SafexError
 from safex.models.calibration import Coverage, coverage
 from safex.models.normalizer import fit_normalizer
 from safex.training import account as accounts
@@ -188,20 +188,34 @@ class Trainer:
         self._programs: dict[Lockstep, _Programs] = {}
         self._planned_before: set[Lockstep] = set()
 
-    def train(self, runs: Sequence[SeedRun]) -> None:
+    def train(
+        self,
+        runs: Sequence[SeedRun],
+        stopped: Callable[[SeedRun, SafexError], None] | None = None,
+    ) -> None:
         """Trains a group of seeds to the end, or on from their last checkpoints.
+
+        A seed that cannot go on ends alone: the others of its group reach their end.
+
+        Args:
+          runs: the group.
+          stopped: told of each seed that cannot go on, and why. Without it the first
+            such error is raised when the others are through.
 
         Raises:
           NonFiniteError: NaN or inf in observations, predictions, losses or parameters;
-            says where. All that was finished before is on disk. It ends the whole
-            group; the other seeds can go on in groups of one.
+            says where. All that was finished before is on disk.
           CheckpointError: there are checkpoints, but none can be used.
         """
-        for part, states, last in self._resume(runs):
+        errors: list[SafexError] = []
+        tell = stopped or (lambda run, error: errors.append(error))
+        for part, states, last in self._resume(runs, tell):
             for run in part:
                 self._forget_after(run.folder, last)
             if last < self.config.num_model_updates:
-                self._train_part(part, states, last)
+                self._train_part(part, states, last, tell)
+        if errors:
+            raise errors[0]
 
     def play(
         self, runs: Sequence[SeedRun], num_episodes: int
@@ -247,7 +261,9 @@ class Trainer:
         for episode in range(1, num_episodes + 1):
             numbers = jnp.full(layout.rows, episode)
             key = _fold_in_all(_fold_in_all(root, jnp.full_like(numbers, 3)), numbers)
-            _, batch, _ = self._collect(traced, key, state, runs, layout, episode)
+            _, batch, _ = self._collect(
+                traced, key, state, dict(enumerate(runs)), layout, episode, _raise
+            )
             yield [
                 _to_record(_row(batch, index), planned=True)
                 for index in range(len(runs))
@@ -272,10 +288,18 @@ class Trainer:
         return layout, traced, root, state
 
     def _resume(
-        self, runs: Sequence[SeedRun]
+        self, given: Sequence[SeedRun], stopped: Callable[[SeedRun, SafexError], None]
     ) -> Iterator[tuple[list[SeedRun], list[RunState], int]]:
         """Groups the seeds by the episode they go on from; -1 is a fresh start."""
-        found = [self._load(run, None) for run in runs]
+        runs, found = [], []
+        for run in given:
+            try:
+                found.append(self._load(run, None))
+                runs.append(run)
+            except CheckpointError as error:
+                stopped(run, error)
+        if not runs:
+            return
         first = min(last for _, last in found)
         if max(last for _, last in found) == first + 1:
             # Stopped between the checkpoints of one episode: all go one back, so that
@@ -309,9 +333,17 @@ class Trainer:
         return found if found else (template, -1)
 
     def _train_part(
-        self, runs: list[SeedRun], states: list[RunState], last: int
+        self,
+        runs: list[SeedRun],
+        states: list[RunState],
+        last: int,
+        stopped: Callable[[SeedRun, SafexError], None],
     ) -> None:
-        """Trains seeds that have all learned from episode `last`."""
+        """Trains seeds that have all learned from episode `last`.
+
+        The row of a seed that cannot go on stays in the programs, which would compile
+        anew for fewer, and nobody looks at its results any more.
+        """
         layout, traced, root, resumed = self._lay_out(runs, states)
         far, state = self._compile(layout).start(traced, root)
         if last >= 0:
@@ -320,15 +352,22 @@ class Trainer:
             run.make_loggers(self._steps_before(last + 1) if last >= 0 else None)
             for run in runs
         ]
+        going = dict(enumerate(runs))
+
+        def stop(index: int, error: SafexError) -> None:
+            stopped(going.pop(index), error)
+
         try:
             for episode in range(last + 1, self.config.num_model_updates + 1):
                 numbers = jnp.full(layout.rows, episode)
                 key = _fold_in_all(_fold_in_all(root, jnp.ones_like(numbers)), numbers)
                 state, metrics = self._run_episode(
-                    traced, key, state, runs, layout, episode, far
+                    traced, key, state, going, layout, episode, far, stop
                 )
+                if not going:
+                    return
                 host = jax.device_get(state)
-                for index, run in enumerate(runs):
+                for index, run in going.items():
                     for logger in loggers[index]:
                         logger.log(metrics[index], self._steps_before(episode + 1))
                     # Last, so that a checkpoint never claims what is not on disk.
@@ -372,28 +411,35 @@ class Trainer:
         traced: PyTree,
         key: Array,
         state: RunState,
-        runs: list[SeedRun],
+        going: dict[int, SeedRun],
         layout: Lockstep,
         episode: int,
         far: Transition,
-    ) -> tuple[RunState, list[dict[str, Value]]]:
-        """Collects, accounts for and learns from one episode of each seed."""
+        stop: Callable[[int, SafexError], None],
+    ) -> tuple[RunState, dict[int, dict[str, Value]]]:
+        """Collects, accounts for and learns from one episode of each seed.
+
+        `going` are the seeds by their row, and `stop` takes one out of it.
+        """
         compiles = episode > 0 and layout not in self._planned_before
         if episode > 0:
             self._planned_before.add(layout)
         act_key, update_key = _split_all(key)
         last_episode = episode == self.config.num_model_updates
         before = jax.device_get(state.agent) if last_episode else None
+        num_seeds = len(going)
         agent, batch, seconds = self._collect(
-            traced, act_key, state, runs, layout, episode
+            traced, act_key, state, going, layout, episode, stop
         )
-        entries, records, betas = [], [], []
-        for index, run in enumerate(runs):
+        if not going:
+            return state, {}
+        entries, records, betas = {}, {}, {}
+        for index, run in going.items():
             env, described = self._vary(run.traced)
             record = _to_record(_row(batch, index), planned=episode > 0)
-            records.append(record)
-            betas.append(np.asarray(described.beta))
-            entries.append(accounts.account(record, betas[-1], self.horizon))
+            records[index] = record
+            betas[index] = np.asarray(described.beta)
+            entries[index] = accounts.account(record, betas[index], self.horizon)
             accounts.save_record(_record_path(run.folder, episode), record)
             accounts.append_jsonl(
                 run.folder / "violations.jsonl",
@@ -420,24 +466,28 @@ class Trainer:
         fit, beliefs = jax.device_get((fit, beliefs))
         fit_seconds = time.perf_counter() - start
         paths = jax.tree_util.tree_leaves_with_path(jax.device_get(agent))
-        leaves = {jax.tree_util.keystr(path): leaf for path, leaf in paths}
-        metrics = []
+        leaves = {
+            f"parameter {jax.tree_util.keystr(path)}": leaf for path, leaf in paths
+        }
+        metrics = {}
         violating_steps = np.array(state.violating_steps)
         truths = jax.device_get((data.transitions.next_obs, far.next_obs[:, :, 0]))
-        for index, (run, entry) in enumerate(zip(runs, entries, strict=True)):
+        for index, run in list(going.items()):
+            entry = entries[index]
             timing = {
                 "episode": episode,
                 "call_seconds": seconds,
                 "steps_per_call": _chunk(self._length(episode)),
                 "fit_seconds": fit_seconds,
                 "compiles": compiles,
-                "seeds": len(runs),
+                "seeds": num_seeds,
                 "in_turn": layout.in_turn,
             }
             accounts.append_jsonl(run.folder / "timing.jsonl", [timing])
             where = f"the fit after episode {episode} (seed {run.seed}, {run.folder})"
-            _check_finite(_row(fit, index), where)
-            _check_finite(_row(leaves, index), f"parameters, {where}")
+            found = {**_row(fit, index), **_row(leaves, index)}
+            if not _finite(found, where, partial(stop, index)):
+                continue
             violating_steps[index] += entry.violating_steps
             beta = betas[index]
             believed, next_obs, far_next_obs = _row((beliefs, *truths), index)
@@ -452,7 +502,7 @@ class Trainer:
             total = int(violating_steps[index])
             row = _metrics(entry, _row(fit, index), counts, episode, total)
             row |= _scores(claims, beta, believed, self.config)
-            metrics.append(row)
+            metrics[index] = row
         return RunState(agent, data, jnp.asarray(violating_steps)), metrics
 
     def _collect(
@@ -460,11 +510,15 @@ class Trainer:
         traced: PyTree,
         key: Array,
         state: RunState,
-        runs: list[SeedRun],
+        going: dict[int, SeedRun],
         layout: Lockstep,
         episode: int,
+        stop: Callable[[int, SafexError], None],
     ) -> tuple[PyTree, _Batch, list[float]]:
-        """Runs one episode of each seed in a few calls, to full length."""
+        """Runs one episode of each seed in a few calls, to full length.
+
+        Ends earlier if no seed can go on.
+        """
         programs = self._compile(layout)
         step_key, agent, env_state, obs = programs.begin(
             traced, key, state.agent, jnp.full(layout.rows, episode > 0)
@@ -492,7 +546,7 @@ class Trainer:
             violating = (batch.transition.cost > 0).any(-1)
             violations += violating.sum(1, dtype=violations.dtype)
             returns += batch.transition.reward.sum(1)
-            for index, run in enumerate(runs):
+            for index, run in list(going.items()):
                 one = _row(batch, index)
                 named = {
                     "the observation": one.transition.next_obs,
@@ -500,11 +554,10 @@ class Trainer:
                     "the cost": one.transition.cost,
                     **one.metrics,
                 }
-                _check_finite(
-                    named,
-                    f"episode {episode} (seed {run.seed}, {run.folder})",
-                    first_step=self._steps_before(episode) + first,
-                )
+                where = f"episode {episode} (seed {run.seed}, {run.folder})"
+                step = self._steps_before(episode) + first
+                if not _finite(named, where, partial(stop, index), step):
+                    continue
                 self._report(
                     Progress(
                         run.seed_index,
@@ -515,6 +568,8 @@ class Trainer:
                         last[index],
                     )
                 )
+            if not going:
+                break
         whole = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *batches)
         return agent, whole, seconds
 
@@ -813,10 +868,18 @@ def _to_record(batch: _Batch, planned: bool) -> EpisodeRecord:
     )
 
 
-def _check_finite(
-    named: dict[Any, Any], where: str, first_step: int | None = None
-) -> None:
-    """Raises on the first value that is not finite, naming it and its step."""
+def _raise(index: int, error: SafexError) -> None:
+    """What stops one of the agents that play stops all."""
+    raise error
+
+
+def _finite(
+    named: dict[str, Any],
+    where: str,
+    stop: Callable[[SafexError], None],
+    first_step: int | None = None,
+) -> bool:
+    """Whether all values are finite; else `stop` hears of the first and its step."""
     for name, value in named.items():
         array = np.asarray(value) if not _is_key(value) else np.zeros(())
         if not np.issubdtype(array.dtype, np.floating):
@@ -826,10 +889,13 @@ def _check_finite(
             at = ""
             if first_step is not None:
                 at = f" at step {first_step + int(np.argwhere(bad)[0][0])}"
-            raise NonFiniteError(
+            error = NonFiniteError(
                 f"{name} is not finite{at} in {where}; stopped, the last good "
                 "checkpoint is kept"
             )
+            stop(error)
+            return False
+    return True
 
 
 def _is_key(value: Any) -> bool:
