@@ -309,6 +309,14 @@ class MPCAgent:
 
         return jax.vmap(cost)(self._pushes(span)).max(0)
 
+    def overspends(self, state: MPCState, obs: Array, action: Array) -> Array:
+        """`[]` bool: after this action the backup might break the episode's budget.
+
+        What the episode has spent and `switch_cost` together are more than the budget.
+        """
+        total = state.spent + self.switch_cost(state, obs, action)
+        return jnp.any(total > self._widths.cost_budget + COST_TOLERANCE)
+
     def _tail(self, state: MPCState, obs: Array, decision: Array) -> Array:
         """`[A]` what the backup does where a plan is expected to end."""
         nominal = rollout.sampled_transition(
@@ -326,8 +334,7 @@ class MPCAgent:
         forbidden = ~feasible & (not self.rule.prices)
         reason = jnp.where(forbidden, NO_FEASIBLE_PLAN, 0)
         if self.config.budget_switch:
-            total = state.spent + self.switch_cost(state, obs, action)
-            over = jnp.any(total > self._widths.cost_budget + COST_TOLERANCE)
+            over = self.overspends(state, obs, action)
             reason = jnp.where(over & ~forbidden, BUDGET_SWITCH, reason)
         return reason.astype(jnp.int32)
 
