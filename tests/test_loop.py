@@ -19,7 +19,9 @@ from safex.training.account import load_record
 from safex.training.checkpoint import load_checkpoint
 from safex.training.loggers import LocalLogger
 from safex.training.loop import SeedRun, Trainer
+from safex.training.manual import ManualLoop
 from safex.types import Prediction
+from tests.helpers import assert_close
 
 CONFIG = TrainConfig(
     num_model_updates=2,
@@ -196,6 +198,59 @@ def test_the_agent_is_asked_when_it_should_be(finished, shared):
         ]
     )
     np.testing.assert_array_equal(state.data.transitions.next_obs, whole)
+
+
+def by_hand(env, loop):
+    """The episodes of CONFIG; the system has the keys that the Trainer gives it."""
+    state, paths = loop.init(3), []
+    reset, system_step = jax.jit(env.reset), jax.jit(env.step)
+    for episode in range(CONFIG.num_model_updates + 1):
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(3), 1), episode)
+        reset_key, _, step_key = jax.random.split(jax.random.split(key)[0], 3)
+        env_state, obs = reset(reset_key)
+        if episode > 0:
+            state = loop.begin(state)
+        length = CONFIG.num_rollout_steps if episode else CONFIG.num_exploration_steps
+        path = []
+        for t in range(length):
+            if episode:
+                state, action, _ = loop.act(state, obs)
+            else:
+                action = loop.explore(state)
+            _, env_key = jax.random.split(jax.random.fold_in(step_key, t))
+            step = system_step(env_key, env_state, action)
+            env_state = step.state
+            state = loop.observe(
+                state,
+                obs=obs,
+                action=action,
+                reward=step.reward,
+                cost=step.cost,
+                next_obs=step.obs,
+                terminated=step.terminated,
+                truncated=step.truncated,
+            )
+            obs = step.obs
+            path.append(np.concatenate([action, obs]))
+        paths.append(np.stack(path))
+        state, _ = loop.update(state)
+    return state, paths
+
+
+def test_a_loop_turned_by_hand_is_the_run_of_the_trainer(finished, shared):
+    (folder, _), (trainer, _, _) = finished, shared
+    env = Pendulum.from_config()
+    loop = ManualLoop(env, CountingAgent(), capacity=CONFIG.capacity)
+    state, paths = by_hand(env, loop)
+    for episode, path in enumerate(paths):
+        record = load_record(folder / "episodes" / f"episode_00{episode}.npz")
+        expected = np.concatenate([record.action, record.next_obs], axis=1)
+        np.testing.assert_allclose(path, expected, rtol=1e-4, atol=1e-5)
+    template = trainer._traced(()).init(jax.random.key(0))
+    learned, _ = load_checkpoint(folder / "checkpoints", template, "f", print)
+    assert_close(state.agent, learned.agent, rtol=1e-4)
+    assert_close(state.data, learned.data, rtol=1e-4, atol=1e-5)
+    assert loop.violating_steps(state) == int(learned.violating_steps)
 
 
 def files_of(folder):

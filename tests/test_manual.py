@@ -1,4 +1,7 @@
-"""A loop turned by hand gives what the Trainer gives, and refuses what is not whole."""
+"""A loop turned by hand: its keys, its memory, and that it refuses what is not whole.
+
+That it gives what the Trainer gives is in `test_loop`, where a trained run is at hand.
+"""
 
 import dataclasses
 
@@ -11,11 +14,10 @@ import pytest
 import safex.envs  # noqa: F401, registers the systems
 from safex.envs.pendulum import Pendulum
 from safex.errors import ContractError, NonFiniteError, SafexError
-from safex.training.account import load_record
 from safex.training.checkpoint import load_checkpoint, save_checkpoint
 from safex.training.manual import ManualLoop
 from tests.helpers import assert_close
-from tests.test_loop import CONFIG, CountingAgent, make_trainer, seed_run
+from tests.test_loop import CountingAgent
 
 ENV = Pendulum.from_config()
 SEED = 3
@@ -31,12 +33,11 @@ class KeyedAgent(CountingAgent):
 
     def update(self, key, state, data):
         state, metrics = super().update(key, state, data)
-        weight = state.weight + 0.1 * jax.random.normal(key)
-        return state._replace(weight=weight), metrics
+        return state, metrics | {"drawn": jax.random.normal(key)}
 
 
 # One for most tests, because it is compiling that takes the time.
-LOOP = ManualLoop(ENV, KeyedAgent(), capacity=CONFIG.capacity)
+LOOP = ManualLoop(ENV, KeyedAgent(), capacity=20)
 OBS = np.array([-1.0, 0.0, 0.0])
 
 
@@ -51,65 +52,9 @@ def a_step(**changes):
     }
 
 
-def by_hand(loop, state):
-    """The episodes of CONFIG; the system has the keys that the Trainer gives it."""
-    reset, system_step = jax.jit(ENV.reset), jax.jit(ENV.step)
-    paths = []
-    for episode in range(CONFIG.num_model_updates + 1):
-        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(SEED), 1), episode)
-        reset_key, _, step_key = jax.random.split(jax.random.split(key)[0], 3)
-        env_state, obs = reset(reset_key)
-        if episode > 0:
-            state = loop.begin(state)
-        length = CONFIG.num_rollout_steps if episode else CONFIG.num_exploration_steps
-        path = []
-        for t in range(length):
-            if episode:
-                state, action, _ = loop.act(state, obs)
-            else:
-                action = loop.explore(state)
-            _, env_key = jax.random.split(jax.random.fold_in(step_key, t))
-            step = system_step(env_key, env_state, action)
-            env_state = step.state
-            state = loop.observe(
-                state,
-                obs=obs,
-                action=action,
-                reward=step.reward,
-                cost=step.cost,
-                next_obs=step.obs,
-                terminated=step.terminated,
-                truncated=step.truncated,
-            )
-            obs = step.obs
-            path.append(np.concatenate([action, obs]))
-        paths.append(np.stack(path))
-        state, _ = loop.update(state)
-    return state, paths
-
-
-@pytest.fixture(scope="module")
-def turned():
-    return by_hand(LOOP, LOOP.init(SEED))
-
-
-def test_by_hand_it_is_the_run_of_the_trainer(turned, tmp_path):
-    state, paths = turned
-    trainer = make_trainer(KeyedAgent())
-    trainer.train([seed_run(tmp_path, SEED)])
-    for episode, path in enumerate(paths):
-        record = load_record(tmp_path / "episodes" / f"episode_00{episode}.npz")
-        expected = np.concatenate([record.action, record.next_obs], axis=1)
-        np.testing.assert_allclose(path, expected, rtol=1e-4, atol=1e-5)
-    template = trainer._traced(()).init(jax.random.key(0))
-    learned, _ = load_checkpoint(tmp_path / "checkpoints", template, "f", print)
-    assert_close(state.agent, learned.agent, rtol=1e-4)
-    assert_close(state.data, learned.data, rtol=1e-4, atol=1e-5)
-    assert LOOP.violating_steps(state) == int(learned.violating_steps)
-
-
-def test_a_checkpoint_goes_on_as_if_nothing_had_been(turned, tmp_path):
-    state, _ = turned
+def test_a_checkpoint_goes_on_as_if_nothing_had_been(tmp_path):
+    state = LOOP.observe(LOOP.begin(LOOP.init(SEED)), **a_step())
+    state, _ = LOOP.update(state)
     save_checkpoint(tmp_path, jax.device_get(state), 0, "mine")
     back, _ = load_checkpoint(tmp_path, LOOP.init(0), "mine", print)
     actions = [LOOP.act(LOOP.begin(one), OBS)[1] for one in (state, back)]
@@ -131,6 +76,21 @@ def test_no_random_number_is_used_twice():
     assert int(state.agent.begun) == 2
     # Nothing is mutated: the same state gives the same.
     assert float(loop.explore(state)[0]) == actions[-1]
+
+
+def test_beginning_and_learning_have_the_keys_of_a_trainer():
+    state = LOOP.observe(LOOP.begin(LOOP.init(SEED)), **a_step())
+    for episode in range(2):
+        root = jax.random.fold_in(jax.random.key(SEED), 1)
+        act_key, learn_key = jax.random.split(jax.random.fold_in(root, episode))
+        begin_key = jax.random.split(act_key, 3)[1]
+        begun = LOOP.begin(state)
+        if episode:
+            moved = begun.agent.weight - state.agent.weight
+            assert_close(moved, 0.1 * jax.random.normal(begin_key), atol=1e-5)
+        state, metrics = LOOP.update(state)
+        update_key = jax.random.split(learn_key, 3)[0]
+        assert_close(metrics["drawn"], jax.random.normal(update_key))
 
 
 def test_what_is_observed_is_what_was_executed():
