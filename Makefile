@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 UNFINISHED := $(VENV)/.installing
 LOG := $(VENV)/install.log
+DOCS_VENV := build/docs-venv
+DOCS_STAMP := $(DOCS_VENV)/.installed
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 
 # $(call ask,EXPRESSION): what $(PYTHON) says of itself, nothing if it is not there.
@@ -15,7 +17,7 @@ refusal = safex needs Python 3.11 or newer, and $(PYTHON) is $(version): \
   try `make $(or $(MAKECMDGOALS),install) PYTHON=python3.12`
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-slow test-slurm lint format types ci clean
+.PHONY: help install run test test-slow test-slurm lint format types docs gallery ci clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +47,12 @@ format: $(STAMP) ## Rewrite the code in the project's format
 types: $(STAMP) ## Check the types
 	$(BIN)/mypy
 
+docs: $(DOCS_STAMP) ## Build the documentation into build/site; broken links are errors
+	$(DOCS_VENV)/bin/python docs/build_site.py
+
+gallery: $(STAMP) ## Make the figures of docs/gallery.md; from other runs with ARGS=FOLDER
+	$(BIN)/python benchmarks/gallery.py $(ARGS)
+
 ci: ## Check everything in a fresh environment, as CI does
 	@PYTHON="$(PYTHON)" bash .ci/run
 
@@ -63,3 +71,12 @@ $(STAMP): requirements.txt pyproject.toml
 	  && $(PIP) install --no-deps --no-build-isolation -e . ; \
 	} >$(LOG) 2>&1 || { tail -n 40 $(LOG) >&2; exit 1; }
 	@rm -f $(UNFINISHED) && touch $@
+
+# The pages of the API import safex, so this environment has all of it and Sphinx.
+$(DOCS_STAMP): requirements.txt requirements-docs.txt
+	$(if $(filter True,$(call ask,sys.hexversion >= 0x30b0000)),,$(error $(refusal)))
+	@echo "Installing the pinned packages into $(DOCS_VENV) (once, about two minutes) ..."
+	@rm -rf $(DOCS_VENV) && mkdir -p build && $(PYTHON) -m venv $(DOCS_VENV)
+	@$(DOCS_VENV)/bin/python -m pip --quiet --disable-pip-version-check --no-input \
+	  install -r requirements.txt -r requirements-docs.txt
+	@touch $@
