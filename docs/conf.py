@@ -9,6 +9,7 @@ from latex2mathml.converter import convert
 
 project = "safex"
 author = "the safex authors"
+copyright = "the safex authors, MIT licence"
 html_title = "safex"
 extensions = [
     "myst_parser",
