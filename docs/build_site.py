@@ -60,9 +60,8 @@ def prepare(root: Path = ROOT, pages: Path = PAGES) -> None:
     shutil.copy(root / "docs" / "conf.py", pages)
     listed: set[str] = set()
     broken: list[str] = []
-    sources = {path: path for path in _markdown(root / "docs")}
-    sources = {str(PurePosixPath(p.relative_to(root))): p for p in sources}
-    for name in [*sources, *(name for name in ABOVE if (root / name).exists())]:
+    written = [str(path.relative_to(root)) for path in _markdown(root / "docs")]
+    for name in [*written, *(name for name in ABOVE if (root / name).exists())]:
         page = pages / _page_of(name)
         text = _relocated(root, name, listed, broken)
         page.write_text(text, encoding="utf-8")

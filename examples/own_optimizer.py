@@ -48,7 +48,8 @@ class EvolutionStrategy:
         self, key: Array, state: Array, objective: Any, constraint: Constraint
     ) -> tuple[Array, Plan, Metrics]:
         """Searches once; the parent is the first of each generation."""
-        size = (self.num_samples, *state.shape)
+        horizon, dim = self.horizon, self.action_dim
+        size = (self.num_samples, horizon, dim)
 
         def generation(carry: tuple, key: Array) -> tuple[tuple, Metrics]:
             parent, std, incumbent = carry
@@ -63,7 +64,7 @@ class EvolutionStrategy:
             info = gaussian.search_info(incumbent, family, constraint)
             return (best.actions[0], std, incumbent), info
 
-        start = (state, jnp.ones(()), gaussian.no_incumbent(*state.shape, constraint))
+        start = (state, jnp.ones(()), gaussian.no_incumbent(horizon, dim, constraint))
         end, info = jax.lax.scan(
             generation, start, jax.random.split(key, self.num_iter)
         )
