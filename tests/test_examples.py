@@ -26,7 +26,6 @@ from safex.models.true_dynamics import TrueDynamics
 from safex.optimizers.icem import ICEM
 from safex.training.honesty import far_paths, random_path
 from safex.training.manual import ManualLoop
-from safex.types import Dataset
 from tests.helpers import assert_close
 from tests.test_configuration import CONFIG_DIR, compose_config
 
@@ -154,12 +153,33 @@ def test_the_optimizer_parks_the_car_within_its_limit():
     assert total > -300
 
 
+def test_the_agent_begins_at_rest_and_has_a_band():
+    agent, env = own_agent.make_agent(), own_agent.ICE
+    state = agent.init(jax.random.key(0))
+    obs = env.reset(jax.random.key(1))[1]
+    _, action, info = agent.act(jax.random.key(2), state, obs, explore=True)
+    assert_close(action, jnp.zeros(1))
+    assert info["prediction/mean"].shape == (2,)
+    nominal, low, high = agent.band(state, obs, jnp.zeros((3, 1)))
+    assert bool(((low <= nominal) & (nominal <= high)).all())
+
+
+@pytest.mark.slow
 def test_the_agent_improves_its_policy_on_what_it_has_seen():
     agent, env = own_agent.make_agent(), own_agent.ICE
     loop = ManualLoop(env, agent, capacity=100)
-    path = random_path(jax.random.key(2), env, *env.reset(jax.random.key(3)), 100)
-    state = loop.init(0)
-    state = state._replace(data=Dataset(path, jnp.int32(100)))
+    pushes = np.repeat(np.random.default_rng(0).uniform(-1, 1, (10, 1)), 10, axis=0)
+    dynamics, state = jax.jit(env.dynamics), loop.init(0)
+    obs = env.reset(jax.random.key(3))[1]
+    for action in pushes.astype(np.float32):
+        next_obs = dynamics(obs, action)
+        reward, cost = (
+            env.reward(obs, action, next_obs),
+            env.cost(obs, action, next_obs),
+        )
+        step = {"obs": obs, "action": action, "next_obs": next_obs}
+        state = loop.observe(state, reward=reward, cost=cost, **step)
+        obs = next_obs
     state, metrics = loop.update(state)
     assert metrics["policy/feasible"]
 
@@ -177,7 +197,7 @@ def test_the_agent_improves_its_policy_on_what_it_has_seen():
     reward, cost = episode(state.agent)
     assert reward.sum() > -600 > episode(agent.init(jax.random.key(0)))[0].sum()
     assert cost.sum() < 5
-    nominal, low, high = agent.band(state.agent, path.obs[0], path.action[:5])
+    nominal, low, high = agent.band(state.agent, obs, pushes[:5])
     assert bool(((low <= nominal) & (nominal <= high)).all())
 
 
