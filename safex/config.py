@@ -583,7 +583,10 @@ class NetworkConfig(SplitConfig):
       lr_rate: peak learning rate of Adam, decayed to 5 % over the fit by a cosine.
       weight_decay: precision of the Gaussian prior on the weights, as a multiple of
         their fan-in; its share in the loss falls as data come in, and where noise is
-        small the likelihood outweighs it. It keeps extrapolation smooth.
+        small the likelihood outweighs it. It keeps extrapolation smooth; too much of
+        it, and what takes many weights to say is called noise.
+      nll_beta: each output's likelihood is weighted by `std^(2 beta)` in training, so
+        that outputs known early do not drown the others; 0 is plain likelihood.
       eval_frequency: steps between held-out evaluations.
       patience: evaluations without improvement that end a fit; 0 never ends it early.
       return_best_model: keep the parameters of the best held-out likelihood instead of
@@ -599,7 +602,8 @@ class NetworkConfig(SplitConfig):
     num_training_steps: int = 2000
     batch_size: int = 64
     lr_rate: float = 5e-3
-    weight_decay: float = 0.2
+    weight_decay: float = 0.02
+    nll_beta: float = 0.5
     eval_frequency: int = 100
     patience: int = 10
     return_best_model: bool = True
@@ -626,7 +630,7 @@ class NetworkConfig(SplitConfig):
             1, self, ("num_training_steps", "batch_size", "eval_frequency")
         )
         require_positive(self, ("lr_rate", "min_std"))
-        require_at_least(0, self, ("weight_decay", "patience"))
+        require_at_least(0, self, ("weight_decay", "patience", "nll_beta"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -669,6 +673,7 @@ class FSVGDConfig(EnsembleConfig):
 
     Attributes:
       weight_decay: as of an ensemble; 0, because the function prior is in its place.
+      nll_beta: 0, members follow a posterior, which has no weights.
       num_measurements: M, points at which members are compared, uniform around and
         beyond the data, drawn anew every `eval_frequency` steps.
       measurement_margin: how far beyond the range of the inputs these points lie, as a
@@ -682,6 +687,7 @@ class FSVGDConfig(EnsembleConfig):
     """
 
     weight_decay: float = 0.0
+    nll_beta: float = 0.0
     num_measurements: int = 32
     measurement_margin: float = 0.5
     prior_lengthscale: float = 0.5
@@ -697,6 +703,11 @@ class FSVGDConfig(EnsembleConfig):
           ValueError: names the field, its value and what would be right.
         """
         super().__post_init__()
+        if self.nll_beta != 0:
+            raise ValueError(
+                "nll_beta must be 0, the members of FSVGD follow a posterior; "
+                f"got {self.nll_beta}"
+            )
         require_at_least(1, self, ("num_measurements",))
         require_at_least(0, self, ("measurement_margin", "prior_weight"))
         require_positive(
@@ -987,6 +998,9 @@ class MinMaxConfig:
       exponent_y: the same for the adversary; a model's error lasts, so red noise.
       init_std_x: std of the first refit of a decision.
       init_std_y: std of the first refit of every y-step.
+      std_spread_x: the candidates of an x-step's first refit are drawn with stds from
+        its own down to that divided by `std_spread_x`, evenly in the logarithm. Where
+        little is known only gentle plans are feasible, and wide noise proposes none.
       std_decay: the x-step of outer iteration k starts at init_std_x std_decay^k.
       min_std: floor of both stds.
       mode: `worst_case` (max over the E adversaries) or `mean` (their average, as the
@@ -1015,6 +1029,7 @@ class MinMaxConfig:
     exponent_y: float = 2.0
     init_std_x: float = 5.0
     init_std_y: float = 1.0
+    std_spread_x: float = 50.0
     std_decay: float = 0.5
     min_std: float = 0.02
     mode: str = "worst_case"
@@ -1051,6 +1066,7 @@ class MinMaxConfig:
                     f"{getattr(self, f'exponent_{player}')}"
                 )
         require_positive(self, ("init_std_x", "init_std_y", "min_std", "std_decay"))
+        require_at_least(1, self, ("std_spread_x",))
         require_positive(self, ("gradient_step_size",))
 
 

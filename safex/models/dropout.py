@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from safex.config import CalibrationConfig, DropoutConfig
 from safex.models.calibrated import CalibratedModel
-from safex.models.networks import MLP, LearnedNoise, gaussian_nll, weight_prior
+from safex.models.networks import MLP, LearnedNoise, beta_nll, weight_prior
 from safex.models.normalizer import Normalizer, identity_normalizer
 from safex.models.training import Split, first_rows, normalized, train_minibatches
 from safex.types import Array, Dataset, Metrics, Prediction, PyTree
@@ -110,9 +110,9 @@ class Dropout:
         state = state._replace(inputs=rows.inputs, targets=rows.targets)
         num_train = split.train.sum()
 
-        def nll(params: PyTree, masks: Masks, index: Array) -> Array:
+        def nll(params: PyTree, masks: Masks, index: Array, beta: float = 0.0) -> Array:
             mean, std = self._head(params, masks, rows.x[index])
-            return gaussian_nll(mean, std, rows.y[index])
+            return beta_nll(mean, std, rows.y[index], beta)
 
         def draw(key: Array, steps: int) -> Masks:
             return self._draw(key, steps, config.batch_size)
@@ -123,7 +123,7 @@ class Dropout:
             def loss(params: PyTree) -> Array:
                 prior = weight_prior(jax.tree.map(lambda leaf: leaf[None], params))
                 share = config.weight_decay * prior / num_train
-                return nll(params, masks, batch[0]).mean() + share
+                return nll(params, masks, batch[0], config.nll_beta).mean() + share
 
             return jax.value_and_grad(loss)(params)
 

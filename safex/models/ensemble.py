@@ -20,6 +20,7 @@ from safex.models.networks import (
     MLP,
     FixedNoise,
     LearnedNoise,
+    beta_nll,
     fixed_noise,
     gaussian_nll,
     weight_prior,
@@ -154,7 +155,7 @@ class Ensemble:
             x, y = rows.x[batch], rows.y[batch]
 
             def loss(params: PyTree) -> Array:
-                nll = self._nll(state, params, x, y, None).sum()
+                nll = self._nll(state, params, x, y, None, config.nll_beta).sum()
                 return nll + config.weight_decay * weight_prior(params) / num_train
 
             value, grads = jax.value_and_grad(loss)(params)
@@ -223,6 +224,7 @@ class Ensemble:
         x: Array,
         y: Array,
         mask: Array | None,
+        beta: float = 0.0,
     ) -> Array:
         """Mean Gaussian NLL `[E]` of each member, in normalised units.
 
@@ -232,11 +234,12 @@ class Ensemble:
           x: `[E, B, D+A]` normalised inputs.
           y: `[E, B, D]` normalised targets.
           mask: `[B]` bool, rows that count; None is all.
+          beta: weighs the outputs as `beta_nll` does; 0 is the likelihood.
         """
 
         def member_nll(params: PyTree, prior: PyTree, x: Array, y: Array) -> Array:
             mean, std = self._member_moments(params, prior, state.targets, x)
-            nll = gaussian_nll(mean, std, y)
+            nll = beta_nll(mean, std, y, beta) if beta else gaussian_nll(mean, std, y)
             return jnp.mean(nll, where=None if mask is None else mask[:, None])
 
         return jax.vmap(member_nll)(params, state.prior_params, x, y)

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from safex.config import CalibrationConfig, LastLayerConfig
 from safex.models.calibrated import CalibratedModel
-from safex.models.networks import MLP, LearnedNoise, gaussian_nll, weight_prior
+from safex.models.networks import MLP, LearnedNoise, beta_nll, weight_prior
 from safex.models.normalizer import Normalizer, identity_normalizer
 from safex.models.training import Split, first_rows, normalized, train_minibatches
 from safex.types import Array, Dataset, Metrics, Prediction, PyTree
@@ -169,9 +169,9 @@ class LastLayer:
         rows = normalized(data, split.train)
         num_train = split.train.sum()
 
-        def nll(params: PyTree, index: Array) -> Array:
+        def nll(params: PyTree, index: Array, beta: float = 0.0) -> Array:
             mean, std = self._head(params, rows.x[index])
-            return gaussian_nll(mean, std, rows.y[index])
+            return beta_nll(mean, std, rows.y[index], beta)
 
         def gradient(params: PyTree, batch: Array, drawn: None) -> tuple[Array, PyTree]:
             del drawn
@@ -179,7 +179,7 @@ class LastLayer:
             def loss(params: PyTree) -> Array:
                 prior = weight_prior(jax.tree.map(lambda leaf: leaf[None], params))
                 share = config.weight_decay * prior / num_train
-                return nll(params, batch[0]).mean() + share
+                return nll(params, batch[0], config.nll_beta).mean() + share
 
             return jax.value_and_grad(loss)(params)
 
