@@ -156,6 +156,14 @@ def test_backup_stops_and_stays():
     assert 2.95 < obs[0, 0] < 3.05
 
 
+def test_backup_backs_out():
+    obs = jnp.array([[3.3, 0.0]])
+    for _ in range(30):
+        obs = dynamics(obs, ENV.backup(obs[0])[None])
+    assert obs[0, 1] == 0.0
+    assert 2.8 < obs[0, 0] < 3.05
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [

@@ -619,6 +619,23 @@ def test_the_archive_keeps_the_worst_reply_under_each_constraint():
     assert archive.ravel().tolist() == [1.0, 2.0, 3.0, 4.0, 5.0, 0.0]
 
 
+@pytest.mark.parametrize("spread", [1.0, 50.0])
+def test_gentle_plans_are_proposed_where_only_they_are_feasible(spread):
+    """Feasible is `x^2 <= 0.01` in the first step; the best of it is 0.1."""
+    play = Referee(
+        **QUICK | {"init_std_x": 5.0, "num_samples_x": 40, "num_elites_x": 6},
+        std_spread_x=spread,
+    )
+    rules = Rules(weights(xx=1.0), target=1.0, budget=0.01)
+    plans = [play(rules, key)[1] for key in jax.random.split(KEY, 8)]
+    first = np.array([plan.actions[0, 0] for plan in plans])
+    assert all(plan.feasible for plan in plans)
+    if spread == 1.0:  # nearly all candidates are clipped
+        assert np.median(first) < 0.02
+    else:
+        assert np.median(first) > 0.05
+
+
 def test_a_game_that_cannot_be_won_is_reported(worst_case):
     rules = Rules(weights(sum=1.0, one=10.0), least=0.0, target=0.8, budget=0.0)
     _, plan, info = worst_case(rules)
@@ -757,6 +774,7 @@ def test_first_adversaries_are_at_corners():
         (MinMaxConfig, "init_std_x", 0.0),
         (MinMaxConfig, "init_std_y", float("nan")),
         (MinMaxConfig, "std_decay", 0.0),
+        (MinMaxConfig, "std_spread_x", 0.5),
         (MinMaxConfig, "min_std", 0.0),
         (Penalty, "barrierfn", "log"),
         (Penalty, "lmbda", -1.0),

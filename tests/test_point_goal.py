@@ -179,8 +179,11 @@ def test_contract_and_sizes():
 
 
 def test_backup_comes_to_rest():
+    params = ENV.params
+    free = ENV.replace(params=params.replace(hazards=params.hazards + 10.0))
+
     def advance(obs, _):
-        obs = ENV.dynamics(obs, ENV.backup(obs))
+        obs = free.dynamics(obs, free.backup(obs))
         return obs, obs
 
     start = observe(ENV, jnp.array([0.0, 0.0, 1.0, 0.9, -0.9, 0.0, 1.2, 1.2]))
@@ -188,6 +191,21 @@ def test_backup_comes_to_rest():
     assert float(jnp.abs(obs[-1, 4:6]).max()) < 0.02
     # Drag alone would let it slide by the 1.27 m that its momentum is worth.
     assert float(jnp.hypot(*(obs[-1, :2] - start[:2]))) < 0.7
+
+
+def test_backup_leaves_a_hazard_and_stays_out():
+    def advance(obs, _):
+        obs = ENV.dynamics(obs, ENV.backup(obs))
+        return obs, ENV.margin(obs, jnp.zeros(2), obs)[0]
+
+    def leave(angle, away):
+        x, y = ENV.params.hazards[0] + away * jnp.array([0.6, -0.8])
+        state = ENV.state_at(x, y, angle, 0.0, 0.0, 0.0, 1.2, 1.2)
+        return jax.lax.scan(advance, ENV.observe(state), length=40)[1]
+
+    angles, aways = jnp.linspace(-3.0, 3.0, 7), jnp.array([0.0, 0.01, 0.19])
+    depth = jit(jax.vmap(jax.vmap(leave, (None, 0)), (0, None)))(angles, aways)
+    assert float(depth[..., 20:].max()) < 0.0
 
 
 @pytest.mark.parametrize(

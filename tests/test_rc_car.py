@@ -214,6 +214,25 @@ def test_backup_stops():
     assert float(jnp.hypot(*(obs[-1, :2] - start[:2]))) < 0.5
 
 
+@pytest.mark.parametrize("env", [ROLLING, TYRES], ids=["rolling", "tyres"])
+def test_backup_drives_back_inside_and_stays(env):
+    def advance(obs, _):
+        obs = env.dynamics(obs, env.backup(obs))
+        return obs, env.margin(obs, jnp.zeros(2), obs)
+
+    def come_back(x, y, theta):
+        start = env.observe(env.state_at(x, y, theta, 0.0, 0.0, 0.0))
+        return jax.lax.scan(advance, start, length=60)[1]
+
+    p = env.params
+    x = jnp.array([p.x_high + 0.2, p.x_low - 0.2, 0.0, p.x_high + 0.1])
+    y = jnp.array([0.0, 0.5, p.y_low - 0.3, p.y_high + 0.1])
+    margins = jit(jax.vmap(jax.vmap(come_back, (0, 0, None)), (None, None, 0)))(
+        x, y, jnp.linspace(-3.0, 3.0, 9)
+    )
+    assert float(margins[:, :, -20:].max()) <= 0.0
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [

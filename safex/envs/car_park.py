@@ -183,5 +183,6 @@ class CarPark(System):
         )
 
     def backup(self, obs: Array) -> Array:
-        """Brakes, with all force from 1 m/s on; friction holds the car at rest."""
-        return -jnp.clip(obs[1:2], -1.0, 1.0)
+        """Brakes, with all force from 1 m/s on; beyond the limit it backs out."""
+        outside = obs[:1] > self.limits
+        return -jnp.clip(obs[1:2] + outside, -1.0, 1.0)

@@ -261,11 +261,24 @@ class PointGoal(System):
         return self._with_lidar(jnp.concatenate([obs[:2], pair, obs[4:7], goal]))
 
     def backup(self, obs: Array) -> Array:
-        """Brakes along the heading, and turns it into line with the motion."""
-        ahead = obs[4] * obs[2] + obs[5] * obs[3]
-        left = obs[5] * obs[2] - obs[4] * obs[3]
-        turn = 4.0 * left * jnp.where(ahead < 0, -1.0, 1.0)
-        return jnp.clip(jnp.stack([-4.0 * ahead, turn]), -1.0, 1.0)
+        """Brakes along the heading, and turns it into line with the motion.
+
+        Within a hazard it leaves by the shortest way, at 0.3 m/s, forwards or
+        backwards, whichever leads out.
+        """
+        heading, velocity = obs[2:4], obs[4:6]
+        away = obs[:2] - self.params.hazards
+        away = away[jnp.argmin(jnp.sum(away**2, axis=1))]
+        distance = _length(away)
+        inside = distance < self.params.hazard_radius
+        # Its very centre is as far from the rim on all sides.
+        outward = jnp.where(distance > 0, away / jnp.maximum(distance, 1e-6), heading)
+        line = jnp.where(inside, outward, velocity)
+        ahead, left = heading @ line, heading[0] * line[1] - heading[1] * line[0]
+        sign = jnp.where(ahead < 0, -1.0, 1.0)
+        wanted = jnp.where(inside, 0.3 * sign, 0.0)
+        force = 4.0 * (wanted - velocity @ heading)
+        return jnp.clip(jnp.stack([force, 4.0 * left * sign]), -1.0, 1.0)
 
     def _with_lidar(self, obs: Array) -> Array:
         """`[D]` from the first nine numbers of an observation."""

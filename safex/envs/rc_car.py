@@ -165,13 +165,11 @@ class RCCar(System):
         side_key, out_key, along_key, angle_key, speed_key, yaw_key = jax.random.split(
             key, 6
         )
-        p = self.params
-        middle = 0.5 * jnp.stack([p.x_low + p.x_high, p.y_low + p.y_high])
         side = jax.random.randint(side_key, (), 0, 4)
         out = jax.random.uniform(out_key, ()) * jnp.where(side % 2 == 0, 1.0, -1.0)
         past = out + jnp.sign(out) * self.limits
         within = self.limits * jax.random.uniform(along_key, (), minval=-1.0)
-        x, y = middle + jnp.where(jnp.arange(2) == side // 2, past, within)
+        x, y = self._middle + jnp.where(jnp.arange(2) == side // 2, past, within)
         theta = jax.random.uniform(angle_key, (), minval=-jnp.pi, maxval=jnp.pi)
         speed = jax.random.uniform(speed_key, (), minval=-3.0, maxval=3.0)
         omega = jax.random.uniform(yaw_key, (), minval=-3.0, maxval=3.0)
@@ -221,18 +219,32 @@ class RCCar(System):
     def margin(self, obs: Array, action: Array, next_obs: Array) -> Array:
         """`[2]` how far the next x and y are outside of the box [m]; > 0 violates."""
         del obs, action
-        p = self.params
-        middle = 0.5 * jnp.stack([p.x_low + p.x_high, p.y_low + p.y_high])
-        return jnp.abs(next_obs[:2] - middle) - self.limits
+        return jnp.abs(next_obs[:2] - self._middle) - self.limits
 
     def project(self, obs: Array) -> Array:
         """Brings `(cos, sin)` back to the unit circle."""
         return obs.at[2:4].set(to_unit_circle(obs[2:4]))
 
     def backup(self, obs: Array) -> Array:
-        """Wheels straight, and throttle against the speed along the car."""
-        forward = obs[4] * obs[2] + obs[5] * obs[3]
-        return jnp.stack([0.0, -jnp.clip(2.0 * forward, -1.0, 1.0)])
+        """Wheels straight and throttle against the speed; outside it drives back in.
+
+        At 0.5 m/s towards the middle of the box, forwards or backwards.
+        """
+        heading, velocity = obs[2:4], obs[4:6]
+        inward = self._middle - obs[:2]
+        outside = jnp.any(jnp.abs(inward) > self.limits)
+        ahead = heading @ inward
+        left = heading[0] * inward[1] - heading[1] * inward[0]
+        steer = jnp.where(outside, 4.0 * left, 0.0)
+        wanted = jnp.where(outside, jnp.where(ahead < 0, -0.5, 0.5), 0.0)
+        throttle = 2.0 * (wanted - velocity @ heading)
+        return jnp.clip(jnp.stack([steer, throttle]), -1.0, 1.0)
+
+    @property
+    def _middle(self) -> Array:
+        """`[2]` of the box."""
+        p = self.params
+        return 0.5 * jnp.stack([p.x_low + p.x_high, p.y_low + p.y_high])
 
     def _integrate(self, z: Array, action: Array) -> Array:
         """`[6]` physical state after a control step of constant action.

@@ -253,11 +253,15 @@ class MinMax:
         c = self.config
         shape = (c.num_samples_x, c.horizon, self.x_dim)
 
-        def refit(carry: tuple, key: Array) -> tuple[tuple, Candidates]:
+        widths = np.ones((c.num_iter_x, c.num_samples_x, 1, 1), np.float32)
+        widths[0, :, 0, 0] = np.geomspace(1.0, 1.0 / c.std_spread_x, c.num_samples_x)
+
+        def refit(carry: tuple, inputs: tuple) -> tuple[tuple, Candidates]:
             mean, std, kept = carry
+            key, widths = inputs
             noise_key, pick_key = self._split(key)
             noise = gaussian.coloured_noise(noise_key, c.exponent_x, shape)
-            samples = mean + std * noise
+            samples = mean + widths * std * noise
             # The mean and the best so far are candidates as well.
             samples = jnp.concatenate([samples, mean[None], kept])
             samples = jnp.clip(samples, -1.0, 1.0)
@@ -273,8 +277,8 @@ class MinMax:
             return (mean, std, kept), candidates
 
         start = (state.x_mean, jnp.full(shape[1:], std), state.x_elites)
-        keys = jax.random.split(key, c.num_iter_x)
-        (mean, _, kept), candidates = jax.lax.scan(refit, start, keys)
+        inputs = (jax.random.split(key, c.num_iter_x), widths)
+        (mean, _, kept), candidates = jax.lax.scan(refit, start, inputs)
         last = jax.tree.map(lambda leaf: leaf[-1], candidates)
         return state._replace(x_mean=mean, x_elites=kept), last
 
