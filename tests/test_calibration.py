@@ -201,8 +201,8 @@ def after_missing(share, stretch):
     error = np.where(missed, 9.0, 1.0).astype(np.float32)[:, None]
     one, zero = np.ones((20, 1), np.float32), np.zeros((20, 1), np.float32)
     prediction = Prediction(zero, one, zero)
-    before = np.full(1, stretch, np.float32)
-    return float(stretched(STRETCH, before, error, prediction, np.ones(20, bool))[0])
+    before, all_rows = np.full(1, stretch, np.float32), np.ones(20, bool)
+    return float(stretched(STRETCH, before, error, prediction, all_rows, one)[0])
 
 
 def test_the_stretch_moves_by_hand():
@@ -216,8 +216,29 @@ def test_the_stretch_moves_by_hand():
         np.full((20, 1), 9.0, np.float32),
         Prediction(np.zeros((20, 1)), np.ones((20, 1)), np.zeros((20, 1))),
         np.zeros(20, bool),
+        np.ones((20, 1), np.float32),
     )
     assert nobody == 3.0
+
+
+def test_a_stretch_answers_for_its_part_of_the_rows_alone():
+    # Of 20 rows the first 10 are missed, and only the last 10 are this stretch's.
+    error = np.repeat(np.float32([9.0, 1.0]), 10)[:, None]
+    one, zero = np.ones((20, 1), np.float32), np.zeros((20, 1), np.float32)
+    arguments = (
+        STRETCH,
+        2.0 * one[0],
+        error,
+        Prediction(zero, one, zero),
+        one[:, 0] > 0,
+    )
+    mine = np.repeat(np.float32([0.0, 1.0]), 10)[:, None]
+    assert_close(stretched(*arguments, mine), 2.0 * np.exp([-2.0 * 0.1 / 2]), rtol=1e-5)
+    assert_close(
+        stretched(*arguments, 1.0 - mine), 2.0 * np.exp([2.0 * 0.9 / 2]), rtol=1e-5
+    )
+    # Both together move as one that answers for all.
+    assert_close(stretched(*arguments, one), 2.0 * np.exp([2.0 * 0.4]), rtol=1e-5)
 
 
 @pytest.mark.parametrize("adversary", ["greedy", "patient", "random"])

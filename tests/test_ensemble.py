@@ -385,11 +385,11 @@ def refit(model, state, jump):
 
 
 def test_surprising_rows_stretch_their_own_dimension(learned, clean):
-    assert_close(clean[1]["calibration/stretch"], np.ones(2))  # nothing to confront
+    assert_close(clean[1]["calibration/known_stretch"], np.ones(2))
     (_, _, usual), (_, _, surprised) = (
         refit(learned, clean[0], jump) for jump in (0.0, 0.1)
     )
-    before, after = (m["calibration/stretch"] for m in (usual, surprised))
+    before, after = (m["calibration/known_stretch"] for m in (usual, surprised))
     assert before[0] < 2.0
     assert after[0] == pytest.approx(np.exp(3.0 * (1.0 - 0.1)), rel=1e-4)
     assert after[1] == before[1]

@@ -164,6 +164,7 @@ def test_an_episode_that_surprises_stretches_what_is_novel_alone():
     absurd = FAR._replace(next_obs=FAR.obs + 50.0)
     after, _ = fit(jax.random.key(2), state, appended(absurd))
     assert np.all(after.stretch > 10.0)
+    assert np.all(after.known_stretch < 1.1)
     wider = state._replace(stretch=after.stretch)
     near = [predict(s, FRESH.obs, FRESH.action).epistemic_std for s in (state, wider)]
     far = [predict(s, FAR.obs, FAR.action).epistemic_std for s in (state, wider)]
@@ -173,13 +174,31 @@ def test_an_episode_that_surprises_stretches_what_is_novel_alone():
     assert np.all((ratio > 8.0) & (ratio <= 10.001))
 
 
+def test_a_surprise_at_known_inputs_stretches_what_is_known_alone():
+    fit, predict, state, _ = fitted()
+    # Rows among the data whose errors are many times the band, in one dimension.
+    shifted = FRESH._replace(next_obs=FRESH.next_obs + np.float32([0.5, 0.0]))
+    after, metrics = fit(jax.random.key(2), state, appended(shifted))
+    assert 10.0 < after.known_stretch[0] < np.exp(3.0 * 0.95) + 1e-3
+    assert after.known_stretch[1] < 1.3
+    assert np.all(after.stretch < 1.3)
+    assert_close(metrics["calibration/known_stretch"], after.known_stretch)
+    wider = state._replace(known_stretch=after.known_stretch)
+    near = [predict(s, FRESH.obs, FRESH.action) for s in (state, wider)]
+    for std in ("epistemic_std", "aleatoric_std"):
+        ratio = getattr(near[1], std)[:, 0] / getattr(near[0], std)[:, 0]
+        assert np.median(ratio) == pytest.approx(10.0, rel=1e-3)  # no more is applied
+
+
 def test_an_episode_without_surprise_lets_the_stretch_fade():
     fit, _, state, _ = fitted()
-    stretched = state._replace(stretch=jnp.full(2, 5.0))
+    five = jnp.full(2, 5.0)
+    stretched = state._replace(known_stretch=five, stretch=five)
     after, _ = fit(jax.random.key(2), stretched, appended(FRESH))
-    missed = 1.0 - inside(1.96, jax.tree.map(lambda x: x[SIZE:], FRESH))
-    assert np.all(after.stretch < 5.0 * np.exp(3.0 * (2 * missed - 0.05)) + 1e-3)
-    assert np.all(after.stretch >= 5.0 * np.exp(-0.15) - 1e-3)
+    # Hardly a row is new, so that only the other stretch has evidence.
+    assert np.all(after.known_stretch < 4.6)
+    assert np.all(after.known_stretch >= 5.0 * np.exp(-0.15) - 1e-3)
+    assert np.all((after.stretch > 4.8) & (after.stretch <= 5.0))
 
 
 def test_without_members_there_is_nothing_to_ask():

@@ -3,12 +3,13 @@
 A raw model learns from the rows it is given and says what it believes. Which rows it is
 given, and how far its stds can be trusted, is decided here, the same for all of them:
 
-    epistemic^2 = (scale epistemic_raw)^2 + (stretch novel)^2
-    aleatoric = scale aleatoric_raw
+    epistemic^2 = (known_stretch scale epistemic_raw)^2 + (stretch novel)^2
+    aleatoric = known_stretch scale aleatoric_raw
 
 `scale` is conformal: near the data, where nothing is novel, held-out rows decide how
-wide the band is. `novel` is what a second opinion adds where inputs are new, and the
-episodes that the model had not seen yet decide how far it is stretched.
+wide the band is. `novel` is what a second opinion adds where inputs are new. The
+episodes that the model had not seen yet decide how far either part is stretched: what
+was missed at an input that counts as known says nothing of new ones.
 """
 
 import dataclasses
@@ -85,6 +86,7 @@ class CalibratedState(NamedTuple):
       base: state of the raw model.
       novelty: the second opinion on new inputs.
       scale: `[D]` factor on the stds.
+      known_stretch: `[D]` further factor on them, from the executed steps.
       stretch: `[D]` factor on what is claimed of new inputs.
       size_seen: `[]` int32 rows that the last fit was given.
     """
@@ -92,6 +94,7 @@ class CalibratedState(NamedTuple):
     base: PyTree
     novelty: NoveltyState
     scale: Array
+    known_stretch: Array
     stretch: Array
     size_seen: Array
 
@@ -123,6 +126,7 @@ class CalibratedModel:
                 self.base.obs_dim, self.base.action_dim, self.config.num_inducing
             ),
             scale=jnp.ones(self.base.obs_dim),
+            known_stretch=jnp.ones(self.base.obs_dim),
             stretch=jnp.ones(self.base.obs_dim),
             size_seen=jnp.zeros((), jnp.int32),
         )
@@ -179,7 +183,7 @@ class CalibratedModel:
         It does not recompile as the data grow. Rows held out by `split_rows` are never
         trained on.
         """
-        stretch = self._stretch(state, data)
+        known_stretch, stretch = self._stretches(state, data)
         split = self._split(data)
         # The first block to be held out comes late (row 20 at a share of 0.8); until
         # then the training rows stand in, since no rows at all would give NaN.
@@ -189,7 +193,9 @@ class CalibratedModel:
         opinion = state.novelty
         if self._has_opinion:
             opinion = novelty.fit(self.config.num_inducing, data, split.train)
-        state = CalibratedState(base, opinion, state.scale, stretch, data.size)
+        state = CalibratedState(
+            base, opinion, state.scale, known_stretch, stretch, data.size
+        )
         rows, mask = first_rows(split.calibrate, self.split.eval_batch_size)
         obs, action, next_obs = _rows(data, rows)
         prediction = jax.vmap(self.base.moments, (None, 0, 0))(base, obs, action)
@@ -206,6 +212,7 @@ class CalibratedModel:
                 jnp.mean((error / unit) ** 2, where=mask[:, None])
             ),
             "calibration/scale": scale,
+            "calibration/known_stretch": known_stretch,
             "calibration/stretch": stretch,
         }
         return state._replace(scale=scale), metrics
@@ -226,31 +233,44 @@ class CalibratedModel:
         self, state: CalibratedState, obs: Array, action: Array, prediction: Prediction
     ) -> Prediction:
         novel = self._novel_std(state, obs, action, prediction)
-        return calibrated(self.config, prediction, state.scale, novel)
+        known = jnp.minimum(state.known_stretch, self.config.max_scale)
+        return calibrated(self.config, prediction, known * state.scale, novel)
 
     def _novel_std(
         self, state: CalibratedState, obs: Array, action: Array, prediction: Prediction
     ) -> Array:
         """What an input adds to the std by being new, stretched, `[D]`."""
+        if not self._has_opinion:  # nobody calls anything new
+            return jnp.zeros_like(prediction.epistemic_std)
         stretch = jnp.minimum(state.stretch, self.config.max_scale)
-        if self._has_opinion:
-            return stretch * novelty.novel_std(state.novelty, obs, action, prediction)
-        # Without an opinion all inputs are as new as the spread of the members says.
-        return jnp.sqrt(jnp.maximum(stretch**2 - 1.0, 0.0)) * prediction.epistemic_std
+        return stretch * novelty.novel_std(state.novelty, obs, action, prediction)
 
-    def _stretch(self, state: CalibratedState, data: Dataset) -> Array:
-        """The stretch after the rows that this model has not seen yet."""
+    def _stretches(self, state: CalibratedState, data: Dataset) -> tuple[Array, Array]:
+        """Both stretches after the rows that this model has not seen yet."""
+        stretches = state.known_stretch, state.stretch
         if not self.config.prequential:
-            return state.stretch
+            return stretches
         row = jnp.arange(data.transitions.obs.shape[0])
         fresh = (row >= state.size_seen) & (row < data.size)
         rows, mask = first_rows(fresh, self.split.eval_batch_size)
         obs, action, next_obs = _rows(data, rows)
-        prediction = jax.vmap(self.predict, (None, 0, 0))(state, obs, action)
+
+        def beliefs(obs: Array, action: Array) -> tuple[Prediction, Array]:
+            raw = self.base.moments(state.base, obs, action)
+            novel = self._novel_std(state, obs, action, raw)
+            return self._calibrated(state, obs, action, raw), novel
+
+        prediction, novel = jax.vmap(beliefs)(obs, action)
         # Before the first fit there is no model to be surprised.
         mask = mask & (state.size_seen > 0)
         error = next_obs - prediction.mean
-        return fit_stretch(self.config, state.stretch, error, prediction, mask)
+        var = prediction.epistemic_std**2 + prediction.aleatoric_std**2
+        new = novel**2 / jnp.maximum(var, 1e-12)
+        known_stretch, stretch = (
+            fit_stretch(self.config, stretch, error, prediction, mask, part)
+            for stretch, part in zip(stretches, (1.0 - new, new), strict=True)
+        )
+        return known_stretch, stretch
 
     def _of_members(self) -> MemberModel:
         if not self.num_members:

@@ -1,8 +1,9 @@
 """Factors that make a model's stds mean what they say, one per output dimension.
 
 The scale is fitted to rows held out: Kuleshov's is applied to the epistemic std alone,
-the conformal one to both stds. The stretch is driven by the executed steps and applied
-to what is claimed of new inputs.
+the conformal one to both stds. Two stretches are driven by the executed steps, one
+applied to the scaled stds and one to what is claimed of new inputs; each answers for
+the misses at inputs where its part of the std is the larger one.
 """
 
 from typing import NamedTuple
@@ -98,17 +99,19 @@ def fit_stretch(
     error: Array,
     prediction: Prediction,
     mask: Array,
+    part: Array,
 ) -> Array:
     """The stretch `[D]` after an episode that the model had not seen.
 
     Adaptive conformal inference, an episode at a time:
 
-        log stretch <- max(log stretch + rate (missed share - alpha), 0)
+        log stretch <- max(log stretch + rate mean(part (missed - alpha)), 0)
 
     with alpha = 1 - target_coverage (Gibbs and Candes 2021, arXiv 2106.00170, Eq. 2; as
-    a quantile tracker Angelopoulos et al. 2023, arXiv 2307.16895, Eq. 4). Whatever the
-    data: if no episode under a stretch of at least `max_scale` misses more than alpha,
-    the missed share averaged over T episodes exceeds alpha by at most
+    a quantile tracker Angelopoulos et al. 2023, arXiv 2307.16895, Eq. 4), and `part`
+    what the stretch answers for at each row. Whatever the data: if no episode under a
+    stretch of at least `max_scale` misses more than alpha of what it answers for, that
+    excess averaged over T episodes is at most
     `(log(max_scale) / rate + target_coverage) / T`. What is beyond `max_scale` only
     remembers; it is not applied. A few rows that miss by chance move the stretch a
     little, unlike a scale that would have covered them.
@@ -119,12 +122,13 @@ def fit_stretch(
       error: `[B, D]` observed minus predicted mean.
       prediction: `[B, D]` leaves, calibrated.
       mask: `[B]` bool, rows that count; without any the stretch stays.
+      part: `[B, D]` share of each row's variance that is stretched.
     """
     z = nominal_width(config.target_coverage)
     sigma = jnp.sqrt(prediction.epistemic_std**2 + prediction.aleatoric_std**2)
-    missed = mask[:, None] & (jnp.abs(error) > z * sigma)
-    share = missed.sum(0) / jnp.maximum(mask.sum(), 1)
-    move = config.prequential_rate * (share - (1.0 - config.target_coverage))
+    excess = (jnp.abs(error) > z * sigma) - (1.0 - config.target_coverage)
+    excess = jnp.where(mask[:, None], part * excess, 0.0)
+    move = config.prequential_rate * excess.sum(0) / jnp.maximum(mask.sum(), 1)
     # The bound never needs more than this; it only keeps the memory finite.
     most = jnp.log(config.max_scale) + config.prequential_rate * config.target_coverage
     moved = jnp.exp(jnp.clip(jnp.log(stretch) + move, 0.0, most))
