@@ -836,10 +836,10 @@ class CalibrationConfig:
       num_calibration_ps: CDF levels matched by `kuleshov`.
       num_test_alphas: candidate scales tried by `kuleshov`, evenly in (0, max_scale].
       num_inducing: size M of the smooth second opinion that tells new inputs from known
-        ones and widens the band at the new ones; 0 is off, all inputs count as new.
-      prequential: also calibrate on each new episode before it is learned: stretch what
-        is claimed of new inputs. A held-out part of old data says nothing of where the
-        agent goes next.
+        ones and widens the band at the new ones; 0 is off, no input counts as new.
+      prequential: also calibrate on each new episode before it is learned: stretch the
+        band at known and at new inputs, each by what was missed there. A held-out part
+        of old data says nothing of where the agent goes next.
       prequential_rate: by how much the logarithm of the stretch rises for an episode
         that misses the band entirely; it falls by `1 - target_coverage` of that for one
         that misses nowhere.
