@@ -129,11 +129,42 @@ def test_at_infinity_it_is_prior_and_disagreement():
     belief = Prediction(obs + 3.0, jnp.array([4.0, 0.0]), jnp.zeros(2))
     opinion = state.novelty
     found = novelty.novel_std(opinion, obs, action, belief)
-    # The process is at its prior mean there: the mean difference of the data.
-    disagreement = opinion.targets.mean - 3.0
+    # The process is at its prior mean there: the trend of the data.
+    x = opinion.inputs.normalize(jnp.concatenate([obs, action]))
+    disagreement = opinion.targets.denormalize(x @ opinion.trend) - 3.0
     prior = opinion.process.amplitude * opinion.targets.std
     var = (1.0 - opinion.known) * (jnp.array([16.0, 0.0]) + disagreement**2 + prior**2)
     assert_close(found, jnp.sqrt(var), rtol=1e-4)
+
+
+def test_a_line_and_a_collision_do_not_make_everything_new():
+    """A speed that a force changes by a line and a little curve; once it hit a wall."""
+    rng = np.random.default_rng(0)
+    obs = rng.uniform(-1.0, 1.0, (200, 2)).astype(np.float32)
+    action = rng.uniform(-1.0, 1.0, (200, 1)).astype(np.float32)
+
+    def moved(obs, action):
+        line = 0.5 * action[:, 0] - 0.3 * obs[:, 0]
+        return np.stack([line + 0.02 * np.sin(2.0 * obs[:, 1]), line], axis=1)
+
+    next_obs = obs + moved(obs, action)
+    next_obs[17, 0] -= 3.0
+    zero, false = np.zeros(200, np.float32), np.zeros(200, bool)
+    rows = Transition(obs, action, zero, zero, next_obs, false, false)
+    opinion = jax.jit(novelty.fit, static_argnums=0)(
+        48, Dataset(rows, jnp.asarray(200)), np.arange(200) < 160
+    )
+    # The line is known as what it is, the collision and the curve notwithstanding.
+    unit = opinion.targets.std[:, None] / opinion.inputs.std
+    assert_close(opinion.trend.T * unit, np.array([[-0.3, 0, 0.5]] * 2), atol=0.03)
+    assert np.all(opinion.process.amplitude * opinion.targets.std < 0.3)
+    # A little beyond the data a true model is not called wrong by many times its size.
+    beyond, push = np.float32([[0.5, 1.3], [1.3, 0.0]]), np.ones((2, 1), np.float32)
+    belief = Prediction(
+        beyond + moved(beyond, push), np.zeros((2, 2)), np.zeros((2, 2))
+    )
+    novel = jax.vmap(novelty.novel_std, (None, 0, 0, 0))(opinion, beyond, push, belief)
+    assert float(novel.max()) < 0.1
 
 
 def test_before_a_fit_nothing_is_novel():

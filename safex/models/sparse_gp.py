@@ -21,6 +21,9 @@ from safex.types import Array
 _RANK_TOLERANCE = 1e-5
 # Smallest noise variance, as a share of the signal's: below it float32 breaks down.
 _MIN_NOISE_SHARE = 1e-4
+# Added to each amplitude in quadrature. An output that is known to rounding would else
+# ask for ever less of the noise that it shares with the others.
+_LEAST_AMPLITUDE = 0.1
 # The prior of a log length scale, in stds of the input: lengths from 1 to 8 are likely.
 _LOG_LENGTH_MEAN, _LOG_LENGTH_STD = 1.0, 1.0
 # Training inputs on which the kernel is fitted, and steps of Adam for it.
@@ -170,7 +173,7 @@ def _cholesky(length: Array, noise: Array, x: Array, counts: Array) -> Array:
 
 
 def _amplitude(length: Array, noise: Array, x: Array, y: Array, counts: Array) -> Array:
-    """`[D]` prior std of greatest likelihood, `sqrt(y^T K^-1 y / n)`.
+    """`[D]` prior std of greatest likelihood, `sqrt(y^T K^-1 y / n)`, and a little.
 
     Args:
       length: `[I]`.
@@ -181,7 +184,8 @@ def _amplitude(length: Array, noise: Array, x: Array, y: Array, counts: Array) -
     """
     root = _cholesky(length, noise, x, counts)
     white = jax.scipy.linalg.solve_triangular(root, y, lower=True)
-    return jnp.sqrt(jnp.sum(white**2, axis=0) / jnp.maximum(counts.sum(), 1) + 1e-12)
+    var = jnp.sum(white**2, axis=0) / jnp.maximum(counts.sum(), 1)
+    return jnp.sqrt(var + _LEAST_AMPLITUDE**2)
 
 
 def _fit_kernel(x: Array, y: Array, counts: Array) -> tuple[Array, Array]:
@@ -193,7 +197,9 @@ def _fit_kernel(x: Array, y: Array, counts: Array) -> tuple[Array, Array]:
         root = _cholesky(length, noise, x, counts)
         white = jax.scipy.linalg.solve_triangular(root, y, lower=True)
         # With each output's amplitude at its best (profile likelihood).
-        fit = 0.5 * size * jnp.log(jnp.sum(white**2, axis=0) / size + 1e-12)
+        fit = (
+            0.5 * size * jnp.log(jnp.sum(white**2, axis=0) / size + _LEAST_AMPLITUDE**2)
+        )
         complexity = jnp.sum(jnp.log(jnp.diagonal(root)))
         prior = 0.5 * ((params[0] - _LOG_LENGTH_MEAN) / _LOG_LENGTH_STD) ** 2
         return jnp.sum(fit) + y.shape[1] * complexity + jnp.sum(prior)
