@@ -25,6 +25,8 @@ from safex.types import Array, Dataset, Prediction
 
 # Share of the training inputs that count as known.
 _KNOWN_SHARE = 0.95
+# Of one less the explained share, in float32.
+_ROUNDING = 1e-6
 # Of the trend: ridge as a share of the rows, and rounds without jumps.
 _RIDGE, _ROUNDS = 1e-4, 30
 # A jump, in 90 % quantiles of what is left of the targets, and the least of those that
@@ -77,7 +79,8 @@ def fit(num_inducing: int, data: Dataset, train: Array) -> NoveltyState:
     _, unknown = jax.vmap(sparse_gp.predict, (None, 0))(process, rows.x)
     ascending = jnp.sort(jnp.where(train, unknown, jnp.inf))
     rank = jnp.ceil(_KNOWN_SHARE * train.sum()).astype(jnp.int32) - 1
-    return NoveltyState(process, trend, rows.inputs, rows.targets, ascending[rank])
+    known = ascending[rank] + _ROUNDING
+    return NoveltyState(process, trend, rows.inputs, rows.targets, known)
 
 
 def _trend(x: Array, y: Array, mask: Array) -> tuple[Array, Array]:
