@@ -389,17 +389,23 @@ def test_surprising_rows_stretch_their_own_dimension(learned, clean):
     (_, _, usual), (_, _, surprised) = (
         refit(learned, clean[0], jump) for jump in (0.0, 0.1)
     )
-    before, after = (m["calibration/known_stretch"] for m in (usual, surprised))
+    before, after = (
+        m["calibration/known_stretch"] * m["calibration/stretch"]
+        for m in (usual, surprised)
+    )
     assert before[0] < 2.0
+    # All is missed, and what one stretch does not answer for is the other's.
     assert after[0] == pytest.approx(np.exp(3.0 * (1.0 - 0.1)), rel=1e-4)
     assert after[1] == before[1]
+    assert surprised["calibration/known_stretch"][0] > 2.0
     # Rows held out decide the scale alone, surprised or not.
     assert usual["calibration/scale"].shape == (2,)
 
 
 def test_without_prequential_calibration_nothing_surprises(fixed, fixed_clean):
     _, _, metrics = refit(fixed, fixed_clean[0], 0.1)
-    assert_close(metrics["calibration/stretch"], np.ones(2))
+    for stretch in ("known_stretch", "stretch"):
+        assert_close(metrics[f"calibration/{stretch}"], np.ones(2))
 
 
 def test_weights_have_a_prior_by_fan_in_and_biases_have_none():
