@@ -585,8 +585,10 @@ class NetworkConfig(SplitConfig):
         their fan-in; its share in the loss falls as data come in, and where noise is
         small the likelihood outweighs it. It keeps extrapolation smooth; too much of
         it, and what takes many weights to say is called noise.
-      nll_beta: each output's likelihood is weighted by `std^(2 beta)` in training, so
-        that outputs known early do not drown the others; 0 is plain likelihood.
+      nll_beta: where the noise is learned, each output's likelihood is weighted by
+        `std^(2 beta)` in training, so that outputs known early do not drown the others;
+        0 is plain likelihood. The weight prior then weighs the more the less noise
+        there is, by `1 / std^(2 beta)`.
       eval_frequency: steps between held-out evaluations.
       patience: evaluations without improvement that end a fit; 0 never ends it early.
       return_best_model: keep the parameters of the best held-out likelihood instead of

@@ -131,9 +131,11 @@ def test_at_infinity_it_is_prior_and_disagreement():
     found = novelty.novel_std(opinion, obs, action, belief)
     # The process is at its prior mean there: the trend of the data.
     x = opinion.inputs.normalize(jnp.concatenate([obs, action]))
-    disagreement = opinion.targets.denormalize(x @ opinion.trend) - 3.0
+    disagreement = opinion.targets.denormalize(x @ opinion.trend.slope) - 3.0
     prior = opinion.process.amplitude * opinion.targets.std
-    var = (1.0 - opinion.known) * (jnp.array([16.0, 0.0]) + disagreement**2 + prior**2)
+    slope = opinion.trend.left * opinion.targets.std
+    own = prior**2 + slope**2 * (x @ opinion.trend.spread @ x)
+    var = (1.0 - opinion.known) * (jnp.array([16.0, 0.0]) + disagreement**2 + own)
     assert_close(found, jnp.sqrt(var), rtol=1e-4)
 
 
@@ -156,7 +158,9 @@ def test_a_line_and_a_collision_do_not_make_everything_new():
     )
     # The line is known as what it is, the collision and the curve notwithstanding.
     unit = opinion.targets.std[:, None] / opinion.inputs.std
-    assert_close(opinion.trend.T * unit, np.array([[-0.3, 0, 0.5]] * 2), atol=0.03)
+    assert_close(
+        opinion.trend.slope.T * unit, np.array([[-0.3, 0, 0.5]] * 2), atol=0.03
+    )
     assert np.all(opinion.process.amplitude * opinion.targets.std < 0.3)
     # A little beyond the data a true model is not called wrong by many times its size.
     beyond, push = np.float32([[0.5, 1.3], [1.3, 0.0]]), np.ones((2, 1), np.float32)
@@ -218,7 +222,10 @@ def test_a_surprise_at_known_inputs_stretches_what_is_known_alone():
     near = [predict(s, FRESH.obs, FRESH.action) for s in (state, wider)]
     for std in ("epistemic_std", "aleatoric_std"):
         ratio = getattr(near[1], std)[:, 0] / getattr(near[0], std)[:, 0]
-        assert np.median(ratio) == pytest.approx(10.0, rel=1e-3)  # no more is applied
+        # Of the scale and this stretch together no more than 10 is applied.
+        most = 10.0 / state.scale[0]
+        expected = min(float(after.known_stretch[0]), float(most))
+        assert np.median(ratio) == pytest.approx(expected, rel=1e-3)
 
 
 def test_an_episode_without_surprise_lets_the_stretch_fade():

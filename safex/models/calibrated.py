@@ -233,8 +233,8 @@ class CalibratedModel:
         self, state: CalibratedState, obs: Array, action: Array, prediction: Prediction
     ) -> Prediction:
         novel = self._novel_std(state, obs, action, prediction)
-        known = jnp.minimum(state.known_stretch, self.config.max_scale)
-        return calibrated(self.config, prediction, known * state.scale, novel)
+        scale = jnp.minimum(state.known_stretch * state.scale, self.config.max_scale)
+        return calibrated(self.config, prediction, scale, novel)
 
     def _novel_std(
         self, state: CalibratedState, obs: Array, action: Array, prediction: Prediction
@@ -248,7 +248,7 @@ class CalibratedModel:
     def _stretches(self, state: CalibratedState, data: Dataset) -> tuple[Array, Array]:
         """Both stretches after the rows that this model has not seen yet."""
         stretches = state.known_stretch, state.stretch
-        if not self.config.prequential:
+        if not self.config.prequential or self.config.method == "none":
             return stretches
         row = jnp.arange(data.transitions.obs.shape[0])
         fresh = (row >= state.size_seen) & (row < data.size)
@@ -264,11 +264,10 @@ class CalibratedModel:
         # Before the first fit there is no model to be surprised.
         mask = mask & (state.size_seen > 0)
         error = next_obs - prediction.mean
-        var = prediction.epistemic_std**2 + prediction.aleatoric_std**2
-        new = novel**2 / jnp.maximum(var, 1e-12)
+        parts = _parts(self.config, prediction, novel)
         known_stretch, stretch = (
             fit_stretch(self.config, stretch, error, prediction, mask, part)
-            for stretch, part in zip(stretches, (1.0 - new, new), strict=True)
+            for stretch, part in zip(stretches, parts, strict=True)
         )
         return known_stretch, stretch
 
@@ -276,6 +275,18 @@ class CalibratedModel:
         if not self.num_members:
             raise SafexError(f"a {type(self.base).__name__} has no members to ask")
         return cast(MemberModel, self.base)
+
+
+def _parts(
+    config: CalibrationConfig, prediction: Prediction, novel_std: Array
+) -> tuple[Array, Array]:
+    """Shares of the variance that is scaled and of what is novel, `[..., D]` each."""
+    var = prediction.epistemic_std**2 + prediction.aleatoric_std**2
+    var = jnp.maximum(var, 1e-12)
+    new = novel_std**2 / var
+    # Kuleshov's scale leaves the noise as it is, which so answers for itself.
+    noise = prediction.aleatoric_std**2 / var if config.method == "kuleshov" else 0.0
+    return 1.0 - new - noise, new
 
 
 def _rows(data: Dataset, rows: Array) -> tuple[Array, Array, Array]:

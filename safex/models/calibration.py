@@ -3,7 +3,7 @@
 The scale is fitted to rows held out: Kuleshov's is applied to the epistemic std alone,
 the conformal one to both stds. Two stretches are driven by the executed steps, one
 applied to the scaled stds and one to what is claimed of new inputs; each answers for
-the misses at inputs where its part of the std is the larger one.
+the misses of an input by its share of the variance there.
 """
 
 from typing import NamedTuple

@@ -149,13 +149,14 @@ class Ensemble:
         rows = normalized(data, split.train)
         state = state._replace(inputs=rows.inputs, targets=rows.targets)
         num_train = split.train.sum()
+        beta = config.nll_beta if self.noise.learned else 0.0
 
         def gradient(params: PyTree, batch: Array, drawn: None) -> tuple[Array, PyTree]:
             del drawn
             x, y = rows.x[batch], rows.y[batch]
 
             def loss(params: PyTree) -> Array:
-                nll = self._nll(state, params, x, y, None, config.nll_beta).sum()
+                nll = self._nll(state, params, x, y, None, beta).sum()
                 return nll + config.weight_decay * weight_prior(params) / num_train
 
             value, grads = jax.value_and_grad(loss)(params)

@@ -74,6 +74,7 @@ class FixedNoise:
     std: tuple[float, ...]
 
     outputs_per_dim = 1
+    learned = False
 
     def moments(self, raw: Array, targets: Normalizer) -> tuple[Array, Array]:
         """Splits a head `[..., D]` into normalised mean and std."""
@@ -88,6 +89,7 @@ class LearnedNoise:
     min_std: float
 
     outputs_per_dim = 2
+    learned = True
 
     def moments(self, raw: Array, targets: Normalizer) -> tuple[Array, Array]:
         """Splits a head `[..., 2 D]` into normalised mean and std."""
