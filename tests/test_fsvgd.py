@@ -169,6 +169,7 @@ def test_one_particle_without_a_prior_is_maximum_likelihood():
 @pytest.mark.parametrize(
     ("field", "value"),
     [
+        ("nll_beta", 0.5),
         ("num_measurements", 0),
         ("measurement_margin", -0.1),
         ("prior_lengthscale", 0.0),

@@ -1,13 +1,14 @@
 """A second opinion on inputs that are new: how wrong may the model be there?
 
 An ensemble of networks is one way of extrapolating, five times over: beyond the data
-its members go wrong together, and their spread says little of it. A smooth Gaussian
-process on the same data extrapolates in another way, and knows where the data end. If
-it is right, the expected squared error of the model's mean is
+its members go wrong together, and their spread says little of it. A line, with a smooth
+Gaussian process on what it leaves of the same data, extrapolates in another way, and
+knows where the data end. If it is right, the expected squared error of the model's
+mean is
 
     E (f - mean)^2 = (mean_gp - mean)^2 + std_gp^2
 
-(`mean_gp` and `std_gp` those of a line and a process on what it leaves), which is added to the spread of the members where an input is new, and only there: near
+which is added to the spread of the members where an input is new, and only there: near
 the data held-out rows say better how large errors are.
 """
 

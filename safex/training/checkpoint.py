@@ -19,7 +19,7 @@ from safex.errors import CheckpointError
 from safex.training.files import write_atomically
 from safex.types import PyTree
 
-_FORMAT = "safex-checkpoint-1"
+_FORMAT = "safex-checkpoint-2"
 
 
 def save_checkpoint(
