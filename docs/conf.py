@@ -64,15 +64,38 @@ def _skip_member(
 
 
 _ROW = re.compile(r"^\s*\|.*\|\s*$")
+_ITEM = re.compile(r"( |:|\.\.|[-*+] |\d+\. )")
+
+
+def _literal_lines(lines: list[str]) -> set[int]:
+    """Numbers of the lines that stand apart, indented: formulas and code."""
+    literal: set[int] = set()
+    above = "", -1
+    for index, line in enumerate(lines):
+        if not line.strip():
+            continue
+        apart = line.startswith("    ") and above[1] < index - 1
+        follows = bool(above[0]) and not _ITEM.match(above[0])
+        if line.startswith("    ") and (above[1] in literal or (apart and follows)):
+            literal.add(index)
+        above = line, index
+    return literal
 
 
 def _process_docstring(
     app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]
 ) -> None:
-    """Makes tables of Markdown tables, and bars of bars."""
+    """Makes tables of Markdown tables, bars of bars, and keeps formulas' lines."""
     del app, what, name, thing, options
     result: list[str] = []
+    literal = _literal_lines(lines)
     for index, line in enumerate(lines):
+        if index in literal:
+            before = [row for row in range(index) if lines[row].strip()]
+            if before[-1] not in literal:
+                result += ["::", ""]
+            result.append(line)
+            continue
         if not _ROW.match(line):
             # A bar is part of a formula here; reStructuredText has a use of its own.
             parts = line.split("`")
