@@ -15,7 +15,7 @@ from experiments.registry import import_class
 from safex.agents import planners
 from safex.agents.mpc import MPCAgent
 from safex.agents.planners import Planner
-from safex.config import CalibrationConfig
+from safex.config import CalibrationConfig, SplitConfig
 from safex.constraints.augmented_lagrangian import AugmentedLagrangian
 from safex.constraints.crpo import CRPO
 from safex.constraints.dual_ascent import DualAscent
@@ -32,6 +32,7 @@ from safex.envs.pitch_control import PitchControl
 from safex.envs.point_goal import PointGoal
 from safex.envs.rc_car import RCCar
 from safex.errors import ConfigError, SafexError
+from safex.models.calibrated import CalibratedModel
 from safex.models.dropout import mc_dropout
 from safex.models.ensemble import deterministic_ensemble, probabilistic_ensemble
 from safex.models.fsvgd import deterministic_fsvgd, probabilistic_fsvgd
@@ -93,7 +94,7 @@ RULES: Mapping[str, Callable[[Any], Rule]] = {
 def build_env(config: ExperimentConfig) -> Any:
     """The system that a configuration describes."""
     kind, settings = config.env
-    system = SYSTEMS[kind] if kind in SYSTEMS else import_class(kind)
+    system = SYSTEMS[kind] if kind in SYSTEMS else import_class("env", kind)
     return system.from_config(settings)
 
 
@@ -178,8 +179,14 @@ def build_model(config: ExperimentConfig, env: Any) -> DynamicsModel:
     kind, settings = config.model
     if kind == "TrueDynamics":
         return TrueDynamics(env)
+    sizes = env.obs_dim, env.action_dim
     with _named("model"):
-        return MODELS[kind](env.obs_dim, env.action_dim, settings, config.calibration)
+        if kind in MODELS:
+            return MODELS[kind](*sizes, settings, config.calibration)
+        methods = ("init", "train", "moments", "num_members")
+        raw = _own("model", kind, methods, *sizes, settings)
+        split = settings if isinstance(settings, SplitConfig) else SplitConfig()
+        return CalibratedModel(raw, config.calibration, split)
 
 
 def _optimizer(config: ExperimentConfig, env: Any, num_devices: int) -> Any:
@@ -188,7 +195,30 @@ def _optimizer(config: ExperimentConfig, env: Any, num_devices: int) -> Any:
         # An optimist decides on its own luck as well.
         luck = env.obs_dim if config.planner.kind == "OptimisticPessimistic" else 0
         return MinMax(env.action_dim + luck, env.obs_dim, settings, num_devices)
-    return OPTIMIZERS[kind](env.action_dim, settings, num_devices)
+    if kind in OPTIMIZERS:
+        return OPTIMIZERS[kind](env.action_dim, settings, num_devices)
+    if num_devices > 1:
+        raise ConfigError(
+            f"job.cores_per_decision must be 1 with optimizer.kind {kind}, which "
+            f"cannot share out its candidates, got {num_devices}"
+        )
+    methods = ("init", "shift", "optimize")
+    return _own("optimizer", kind, methods, env.action_dim, settings)
+
+
+def _own(section: str, kind: str, methods: tuple[str, ...], *arguments: Any) -> Any:
+    """Makes a part of one's own, with a look at whether it has what it needs."""
+    try:
+        part = import_class(section, kind)(*arguments)
+    except TypeError as error:
+        sizes = "obs_dim, action_dim" if section == "model" else "action_dim"
+        raise ConfigError(
+            f"{section}.kind {kind} cannot be made of ({sizes}, settings): {error}"
+        ) from error
+    missing = [name for name in methods if not hasattr(part, name)]
+    if missing:
+        raise ConfigError(f"{section}.kind {kind} has no {', '.join(missing)}")
+    return part
 
 
 def _fields(settings: Any) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """What each section of a configuration can be, by the name in its key `kind`.
 
 Here are the settings, in `building` the classes that take them: a configuration is read
-and refused before JAX is imported. An environment of one's own needs no entry, its kind
-is then `module:Class`.
+and refused before JAX is imported. An environment, model or optimizer of one's own
+needs no entry, its kind is then `module:Class`.
 """
 
 import dataclasses
@@ -96,13 +96,15 @@ KINDS: dict[str, dict[str, type]] = {
 }
 # Planners that pose a game need the optimizer that plays it, and no other does.
 GAMES = ("Pessimistic", "ActSafe", "OptimisticPessimistic")
+# Sections whose kind may be a class of one's own.
+OPEN = ("env", "model", "optimizer")
 
 
 class Choice(NamedTuple):
     """A section of the configuration: what it is, and its settings.
 
     Attributes:
-      kind: a name in `KINDS`, or `module:Class` for an environment.
+      kind: a name in `KINDS`, or `module:Class` where one's own may be.
       settings: the dataclass that goes with it.
     """
 
@@ -114,35 +116,45 @@ def settings_class(section: str, kind: Any) -> type:
     """The dataclass of settings that a kind takes.
 
     Raises:
-      ConfigError: no such kind; says which there are.
+      ConfigError: no such kind; says which there are. Or a class of one's own that
+        cannot be imported, or does not say its settings.
     """
     known = KINDS[section]
     if isinstance(kind, str) and kind in known:
         return known[kind]
-    if section == "env" and isinstance(kind, str) and ":" in kind:
-        return import_class(kind).config_class
+    if section in OPEN and isinstance(kind, str) and ":" in kind:
+        settings: type = import_class(section, kind).config_class
+        return settings
     close = difflib.get_close_matches(str(kind), known, n=1)
     hint = f", did you mean {close[0]}?" if close else ""
-    own = " or module:Class" if section == "env" else ""
+    own = " or module:Class" if section in OPEN else ""
     raise ConfigError(
         f"{section}.kind must be one of {tuple(known)}{own}, got {kind!r}{hint}"
     )
 
 
-def import_class(kind: str) -> Any:
+def import_class(section: str, kind: str) -> Any:
     """The class that `module:Class` names.
 
     Raises:
       ConfigError: it cannot be imported, or says no `config_class`.
     """
+    name_of = f"{section}.kind {kind}"
     module, _, name = kind.partition(":")
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"env.kind {kind} cannot be imported: {error}") from error
-    if not dataclasses.is_dataclass(getattr(found, "config_class", None)):
+        raise ConfigError(f"{name_of} cannot be imported: {error}") from error
+    settings = getattr(found, "config_class", None)
+    if not dataclasses.is_dataclass(settings):
         raise ConfigError(
-            f"env.kind {kind} needs a class attribute config_class, the dataclass of "
-            "its settings (see safex/envs/system.py)"
+            f"{name_of} needs a class attribute config_class, the dataclass of its "
+            "settings (see docs/extending.md)"
+        )
+    names = {field.name for field in dataclasses.fields(settings)}
+    if section == "optimizer" and "horizon" not in names:
+        raise ConfigError(
+            f"{name_of} needs a field horizon in its config_class, which the key "
+            "horizon sets"
         )
     return found

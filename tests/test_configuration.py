@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -179,6 +180,99 @@ def test_an_environment_of_ones_own_needs_no_entry(tmp_path, monkeypatch):
     ):
         with pytest.raises(ConfigError, match=words):
             read(f"env.kind={kind}")
+
+
+OWN_PARTS = """
+import dataclasses
+
+from examples.own_model import FourierRegression
+from examples.own_optimizer import EvolutionStrategy
+
+
+@dataclasses.dataclass(frozen=True)
+class StrategyConfig:
+    horizon: int = 20
+    num_samples: int = 64
+
+
+class Strategy(EvolutionStrategy):
+    config_class = StrategyConfig
+
+    def __init__(self, action_dim, config):
+        super().__init__(action_dim, config.horizon, config.num_samples)
+
+
+@dataclasses.dataclass(frozen=True)
+class FourierConfig:
+    num_features: int = 100
+
+
+class Fourier(FourierRegression):
+    config_class = FourierConfig
+
+    def __init__(self, obs_dim, action_dim, config):
+        super().__init__(obs_dim, action_dim, config.num_features)
+
+
+class NoHorizon(Strategy):
+    config_class = FourierConfig
+
+
+class Strange(Strategy):
+    def __init__(self, config):
+        pass
+
+
+@dataclasses.dataclass(frozen=True)
+class Idle:
+    action_dim: int
+    config: StrategyConfig
+    config_class = StrategyConfig
+
+
+class Silent:
+    pass
+"""
+
+
+@pytest.fixture
+def own_parts(tmp_path, monkeypatch):
+    (tmp_path / "own_parts.py").write_text(OWN_PARTS)
+    monkeypatch.syspath_prepend(tmp_path)
+    # Another test's file of that name is another module.
+    monkeypatch.delitem(sys.modules, "own_parts", raising=False)
+
+
+def test_a_model_and_an_optimizer_of_ones_own_need_no_entry(own_parts):
+    config, _ = read_line(
+        "method=safe model.kind=own_parts:Fourier model.num_features=30 "
+        "optimizer.kind=own_parts:Strategy optimizer.num_samples=16 horizon=7"
+    )
+    agent = build_agent(config, build_env(config))
+    assert type(agent.model.base).__name__ == "Fourier"
+    assert agent.model.base.num_features == 30
+    assert agent.model.config == config.calibration
+    assert type(agent.optimizer).__name__ == "Strategy"
+    assert (agent.optimizer.horizon, agent.optimizer.num_samples) == (7, 16)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("model.kind=own_parts:Forier", "model.kind own_parts:Forier cannot be impo"),
+        ("optimizer.kind=no_parts:A", "optimizer.kind no_parts:A cannot be imported"),
+        ("model.kind=own_parts:Silent", "model.kind .* config_class.*extending.md"),
+        ("optimizer.kind=own_parts:NoHorizon", "needs a field horizon"),
+        ("optimizer.kind=own_parts:Strange", r"made of \(action_dim, settings\)"),
+        ("optimizer.kind=own_parts:Idle", "Idle has no init, shift, optimize"),
+        ("model.kind=BNN", "model.kind must be one of .* or module:Class, got 'BNN'"),
+        ("planner.kind=own_parts:Silent", r"must be one of [^:]*, got 'own_parts"),
+    ],
+)
+def test_a_wrong_part_of_ones_own_is_one_clear_error(own_parts, kind, words):
+    with pytest.raises(ConfigError, match=words):
+        config, _ = read_line(f"method=safe {kind}")
+        build_agent(config, build_env(config), check=False)
 
 
 def test_a_grid_is_every_combination():
