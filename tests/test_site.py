@@ -4,6 +4,7 @@ The site itself is built by `make docs`, with packages that the tests do not hav
 """
 
 import importlib.util
+import re
 import sys
 import types
 from pathlib import Path
@@ -97,3 +98,21 @@ def test_no_link_of_this_project_is_broken(site, tmp_path):
     index = (tmp_path / "pages" / "index.md").read_text()
     for page in ("methods/minmax", "tasks/pendulum", "gallery", "extending"):
         assert f"\n{page}\n" in index
+
+
+def cells_of(text):
+    """How many cells each row of each table has, tables apart by a None."""
+    outside = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    for line in outside.splitlines():
+        row = line.strip().startswith("|")
+        yield len(re.findall(r"(?<!\\)\|", line)) - 1 if row else None
+
+
+def test_every_row_of_a_table_has_as_many_cells_as_its_head():
+    # A bar within a cell, also in code, must be written as \|.
+    assert list(cells_of("| a |\n| --- |\n| `|b|` |")) == [1, 1, 3]
+    for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]:
+        head = None
+        for number, cells in enumerate(cells_of(path.read_text()), 1):
+            head = cells if head is None or cells is None else head
+            assert cells == head, f"{path.relative_to(ROOT)}, row {number}"
