@@ -18,25 +18,30 @@ from safex.envs.gymnasium_adapter import JaxEnv
 from safex.models.ensemble import probabilistic_ensemble
 from safex.optimizers.cem import CEM
 from safex.training.manual import ManualLoop, ManualState
+from safex.types import DynamicsModel
 
 
-def make_loop(env: gymnasium.Env, steps: int) -> ManualLoop:
+def make_loop(
+    env: gymnasium.Env, steps: int, model: DynamicsModel | None
+) -> ManualLoop:
     """An agent that knows reward and limits of the pendulum, not how it moves."""
     assert isinstance(env.unwrapped, JaxEnv)
     task = env.unwrapped.system
     network = EnsembleConfig(num_training_steps=500, features=(32, 32))
-    model = probabilistic_ensemble(3, 1, network, CalibrationConfig())
+    model = model or probabilistic_ensemble(3, 1, network, CalibrationConfig())
     planner = Safe(15, terminal=TerminalConfig(steps=10))
     search = CEM(1, CEMConfig(horizon=15, num_samples=100, num_elites=10, num_iter=4))
     agent = MPCAgent(task, model, planner, search, FeasibleFirst())
     return ManualLoop(task, agent, capacity=steps)
 
 
-def main(episodes: int = 4, steps: int = 100) -> tuple[ManualLoop, ManualState, list]:
+def main(
+    episodes: int = 4, steps: int = 100, model: DynamicsModel | None = None
+) -> tuple[ManualLoop, ManualState, list]:
     """Loop, last state, and the return of each episode, the first one random."""
     assert safex.envs.SYSTEMS  # importing it registers them with gymnasium
     env = gymnasium.make("safex/Pendulum-v0", speed_threshold=6.0)
-    loop = make_loop(env, (episodes + 1) * steps)
+    loop = make_loop(env, (episodes + 1) * steps, model)
     state, returns = loop.init(seed=0), []
     for episode in range(episodes + 1):
         obs, _ = env.reset(seed=episode)
@@ -60,8 +65,11 @@ def main(episodes: int = 4, steps: int = 100) -> tuple[ManualLoop, ManualState, 
             obs, total = next_obs, total + float(reward)
         state, metrics = loop.update(state)
         returns.append(total)
-        violating, rmse = loop.violating_steps(state), metrics["model/held_out/rmse"]
-        print(f"{episode}: return {total:.1f}, violating {violating}, rmse {rmse:.3f}")
+        violating, rmse = (
+            loop.violating_steps(state),
+            metrics.get("model/held_out/rmse"),
+        )
+        print(f"{episode}: return {total:.1f}, violating {violating}, rmse {rmse}")
     return loop, state, returns
 
 

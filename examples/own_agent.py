@@ -1,130 +1,104 @@
-"""An agent of one's own: a policy that is improved in the model's imagination.
+"""An agent of one's own: it goes only as fast as it can still brake, as it believes.
 
     python examples/own_agent.py
 
-It stops a car on ice in front of a wall. It does not plan at every step: after each
-episode it fits its model and searches for gains whose imagined episode is best among
-those that keep the limit, also where the model errs towards the wall, by `beta` stds in
-`push_steps` steps or by less in all of them. The loop and the account are those of
-every other agent.
+It parks the car of `safex/CarPark-v0` in front of a wall and learns its friction on the
+way. It plans no sequence: of some random actions it takes the best after which the
+backup would still keep every limit, wherever the model may err. Loop, checkpoints and
+account are those of every other agent, because `Trainer` knows no more of it than
+`Agent` says.
 """
 
 import dataclasses
-import tempfile
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from safex import config, rollout, types
-from safex.constraints.feasible_first import FeasibleFirst
-from safex.constraints.rule import constrain
 from safex.envs.car_park import CarPark
 from safex.models.ensemble import probabilistic_ensemble
-from safex.optimizers.cem import CEM
 from safex.training.loggers import LocalLogger
 from safex.training.loop import SeedRun, Trainer
-from safex.types import Array
+from safex.types import Array, DynamicsModel, PyTree
 
 
 @dataclasses.dataclass(frozen=True)
-class PolicySearch:
-    """`action = tanh(10 (obs, 1) gains)`, gains `[D + 1, A]` in [-1, 1].
+class BrakingAgent:
+    """Random shooting over one action; its state is that of the model.
 
-    Its state is that of the model and of the search, whose mean are the gains.
+    An action is worth the reward of what would follow if the backup acted from then on
+    for `terminal.steps`. The model may be wrong by `beta` of its stds for three steps,
+    all towards more or all towards less.
     """
 
     env: types.Environment
-    model: types.DynamicsModel
-    search: CEM
+    model: DynamicsModel
     beta: Array
-    length: int = 100
-    push_steps: float = 2.0
+    terminal: config.TerminalConfig = config.TerminalConfig(30, "backup")
 
-    def init(self, key: Array) -> Any:
-        """Does nothing yet."""
-        return self.model.init(key), self.search.init(key)
+    def init(self, key: Array) -> PyTree:
+        """Knows nothing yet."""
+        return self.model.init(key)
 
-    def begin_episode(self, key: Array, state: Any) -> Any:
+    def begin_episode(self, key: Array, state: PyTree) -> PyTree:
         """Has nothing to forget."""
         return state
 
-    def act(self, key: Array, state: Any, obs: Array, *, explore: bool) -> tuple:
-        """Follows its policy."""
-        action = self._policy(state[1].mean, obs)
-        belief = self.predict(state, obs, action)._asdict()
-        return state, action, {f"prediction/{name}": belief[name] for name in belief}
+    def act(self, key: Array, state: PyTree, obs: Array, *, explore: bool) -> tuple:
+        """Takes the best action that it can answer for, else the backup's."""
+        tried = jax.random.uniform(key, (30, self.env.action_dim), minval=-1.0)
+        tried = jnp.vstack([self.env.backup(obs), tried])
+        move, ways = self._imagined(state, 1 + self.terminal.steps)
+        judge = partial(rollout.evaluate, self.env, move, obs, terminal=self.terminal)
+        score = jax.vmap(jax.vmap(judge, (None, 0)), (0, None))(tried[:, None], ways)
+        safe = (score.margin <= 0).all((1, 2))
+        best = jnp.argmax(jnp.where(safe, score.value[:, 0], -jnp.inf))
+        belief = self.predict(state, obs, tried[best])._asdict()
+        info = {f"prediction/{name}": value for name, value in belief.items()}
+        return state, tried[best], info | {"plan/feasible": safe[best]}
 
-    def observe(self, state: Any, transition: types.Transition) -> Any:
+    def observe(self, state: PyTree, transition: types.Transition) -> PyTree:
         """Learns nothing within an episode."""
         return state
 
-    def update(self, key: Array, state: Any, data: types.Dataset) -> tuple:
-        """Fits the model, then searches in it from where the first episode began."""
-        fit_key, search_key = jax.random.split(key)
-        model, metrics = self.model.fit(fit_key, state[0], data)
-        move = self._move(model)
+    def update(self, key: Array, state: PyTree, data: types.Dataset) -> tuple:
+        """Fits its model."""
+        return self.model.fit(key, state, data)
 
-        def imagined(gains: Array) -> types.Score:
-            def step(obs: Array, eta: Array) -> tuple[Array, tuple]:
-                action = self._policy(gains, obs)
-                triple = (obs, action, move(obs, action, eta).next_obs)
-                told = (self.env.reward, self.env.cost, self.env.margin)
-                return triple[2], tuple(function(*triple) for function in told)
-
-            etas = jnp.ones((self.length, self.env.obs_dim))
-            etas = etas * rollout.affordable(etas, self.push_steps)
-            start = data.transitions.obs[0]
-            _, (reward, cost, margin) = jax.lax.scan(step, start, etas)
-            return types.Score(reward.mean(), cost.sum(0), margin.max(0))
-
-        rule = constrain(FeasibleFirst())
-        found, plan, _ = self.search.optimize(search_key, state[1], imagined, rule)
-        return (model, found), metrics | {"policy/feasible": plan.feasible}
-
-    def predict(self, state: Any, obs: Array, action: Array) -> types.Prediction:
+    def predict(self, state: PyTree, obs: Array, action: Array) -> types.Prediction:
         """What its model says."""
-        return self.model.predict(state[0], obs, action)
+        return self.model.predict(state, obs, action)
 
-    def band(self, state: Any, obs: Array, actions: Array) -> tuple:
-        """Nothing pushes, all is pushed up, all is pushed down."""
-        ways = jnp.array([0.0, 1.0, -1.0])[:, None, None]
-        etas = ways * jnp.ones((len(actions), self.env.obs_dim))
-        follow = jax.vmap(rollout.trajectory, (None, None, None, 0))
-        paths = follow(self._move(state[0]), obs, actions, etas)
+    def band(self, state: PyTree, obs: Array, actions: Array) -> tuple:
+        """Of the three ways in which the model may be wrong."""
+        move, ways = self._imagined(state, len(actions))
+        paths = jax.vmap(partial(rollout.trajectory, move, obs, actions))(ways)
         return paths[0], paths.min(0), paths.max(0)
 
     def test_rows(self, data: types.Dataset) -> Array:
         """Rows that the model has never seen."""
         return self.model.test_rows(data)
 
-    def _policy(self, gains: Array, obs: Array) -> Array:
-        return jnp.tanh(10.0 * jnp.append(obs, 1.0) @ gains)
-
-    def _move(self, model: Any) -> Any:
-        width = self.beta
-        return rollout.hallucinated_transition(self.model, model, self.env, width, 0.0)
-
-
-ICE = CarPark.from_config(static_friction=0.0, kinetic_friction=0.0)
+    def _imagined(self, state: PyTree, length: int) -> tuple:
+        """How a push moves the system; no push, all pushed up, all pushed down."""
+        signs = jnp.array([0.0, 1.0, -1.0])[:, None, None] * jnp.ones(self.env.obs_dim)
+        pushed = jnp.arange(length)[:, None] < 3
+        parts = self.model, state, self.env, self.beta
+        return rollout.hallucinated_transition(*parts, 0.0), signs * pushed
 
 
-def make_agent() -> PolicySearch:
-    """With an ensemble for its model."""
-    network = config.EnsembleConfig(num_training_steps=500, features=(32, 32))
-    model = probabilistic_ensemble(2, 1, network, config.CalibrationConfig())
-    settings = config.CEMConfig(horizon=3, num_samples=100, num_elites=10, init_std=0.5)
-    return PolicySearch(ICE, model, CEM(1, settings), beta=jnp.ones(2))
-
-
-def main(folder: Path, episodes: int = 4) -> None:
+def main(folder: Path, model: DynamicsModel | None = None, episodes: int = 3) -> None:
     """Random steps, then episodes; the account of each is in `folder/metrics.csv`."""
+    env, calibration = CarPark.from_config(), config.CalibrationConfig()
+    network = config.EnsembleConfig(num_training_steps=500, features=(32, 32))
+    model = model or probabilistic_ensemble(2, 1, network, calibration)
+    agent = BrakingAgent(env, model, beta=jnp.full(2, 2.0))
     amounts = config.TrainConfig(episodes, 100, 100, val_buffer_size=20)
-    trainer = Trainer(ICE, make_agent(), amounts, horizon=1, warn=print, report=print)
+    trainer = Trainer(env, agent, amounts, horizon=1, warn=print, report=print)
     trainer.train([SeedRun(0, 0, folder, lambda step: [LocalLogger(folder, step)])])
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as name:
-        main(Path(name))
+    main(Path("results/own_agent"))

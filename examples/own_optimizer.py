@@ -78,10 +78,8 @@ def main(steps: int = 120) -> tuple[Array, float, float]:
     search = EvolutionStrategy(env.action_dim, planner.horizon)
     agent = MPCAgent(env, TrueDynamics(env), planner, search, FeasibleFirst())
     act, step, total, violating = jax.jit(agent.act), jax.jit(env.step), 0.0, 0.0
-    state, (env_state, obs) = (
-        agent.init(jax.random.key(0)),
-        env.reset(jax.random.key(1)),
-    )
+    state = agent.init(jax.random.key(0))
+    env_state, obs = env.reset(jax.random.key(1))
     for key in jax.random.split(jax.random.key(2), steps):
         state, action, _ = act(key, state, obs)
         env_state, obs, reward, cost, *_ = step(key, env_state, action)
@@ -90,6 +88,4 @@ def main(steps: int = 120) -> tuple[Array, float, float]:
 
 
 if __name__ == "__main__":
-    print(
-        "position and speed {}, return {:.1f}, violating steps {:.0f}".format(*main())
-    )
+    print("position and speed {}, return {:.1f}, violating {:.0f}".format(*main()))
