@@ -74,8 +74,9 @@ def open_results_dir(config: ExperimentConfig) -> Iterator[Path]:
 def _check_same_run(folder: Path, config: ExperimentConfig) -> None:
     if folder.exists() and not folder.is_dir():
         raise ResultsError(f"results_dir {folder} is not a folder")
-    if not folder.exists() or not any(
-        child for child in folder.iterdir() if child.name != _LOCK
+    # A launch that was killed right at its start leaves no more than hidden files.
+    if not folder.exists() or all(
+        child.name.startswith(".") for child in folder.iterdir()
     ):
         return
     saved = _saved_numbers(folder)
@@ -99,9 +100,10 @@ def _check_same_run(folder: Path, config: ExperimentConfig) -> None:
 def _saved_numbers(folder: Path) -> dict[str, Any] | None:
     """The number-deciding part of a folder's config, None if it cannot be read."""
     try:
-        return json.loads((folder / "config.json").read_text())
+        saved = json.loads((folder / "config.json").read_text())
     except (OSError, ValueError):
         return None
+    return saved if isinstance(saved, dict) else None
 
 
 @contextlib.contextmanager
@@ -159,12 +161,15 @@ def _lock(folder: Path) -> Iterator[bool]:
 
 
 def write_config(folder: Path, config: ExperimentConfig) -> None:
-    """Writes configuration and revision at a run's first start."""
+    """Writes configuration and revision at a run's first start.
+
+    In this order: the first file tells whose folder it is, the last that all are there.
+    """
+    write_text(folder / "config.json", json.dumps(numbers_of(config), indent=2) + "\n")
     if not (folder / "config.yaml").exists():
+        write_text(folder / "revision.txt", revision() + "\n")
         plain = OmegaConf.create(plain_of(config))
         write_text(folder / "config.yaml", OmegaConf.to_yaml(plain))
-        write_text(folder / "revision.txt", revision() + "\n")
-    write_text(folder / "config.json", json.dumps(numbers_of(config), indent=2) + "\n")
 
 
 def revision() -> str:

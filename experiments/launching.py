@@ -43,6 +43,10 @@ def _main(node: DictConfig) -> None:
     except SafexError as error:
         print(f"safex: {error}", file=sys.stderr)
         sys.exit(1 if isinstance(error, UnfinishedError) else 2)
+    except OSError as error:
+        from experiments.running import say_why  # noqa: PLC0415
+
+        sys.exit(say_why(error))
     except KeyboardInterrupt:
         print(
             "safex: stopped; the same command goes on from the last checkpoint",

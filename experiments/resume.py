@@ -27,6 +27,7 @@ from experiments.runs import read_plain
 from experiments.wholeness import missing
 from safex.errors import SafexError
 from safex.training.checkpoint import forget_checkpoints, newest_checkpoint
+from safex.training.files import read_sealed
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for folder in jobs:
             try:
                 _resume(folder, arguments.launcher, dry_run=arguments.dry_run)
-            except SafexError as error:
+            except (SafexError, OSError) as error:
                 # The other jobs can go on.
                 code = max(code, say_why(error, f"safex: {folder}"))
     return code
@@ -116,9 +117,11 @@ def _missing_of_all(folder: Path, config: ExperimentConfig) -> dict[Path, int]:
 
 def _reported(folder: Path, config: ExperimentConfig) -> bool:
     """Whether the job got as far as writing its numbers down, readably."""
-    name = "grid.json" if config.job.grid else "summary.json"
     try:
-        json.loads((folder / name).read_text())
+        for point in expand(config):
+            read_sealed(folder / point.name / "summary.json")
+        if config.job.grid:
+            json.loads((folder / "grid.json").read_text())
     except (OSError, ValueError):
         return False
     return True

@@ -27,7 +27,7 @@ from safex.agents.mpc import MPCAgent
 from safex.envs.contract import check_environment
 from safex.errors import UnfinishedError
 from safex.training import report
-from safex.training.files import write_text
+from safex.training.files import sealed, write_text
 from safex.training.lockstep import default_group_size
 from safex.training.margins import limits_of
 from safex.training.page import write_page
@@ -213,7 +213,7 @@ def _report(
             folder, info, seeds, env, lambda text: console.print(f"warning: {text}")
         )
     # Last, because a folder with a summary is a finished run.
-    text = json.dumps(summary, indent=2, allow_nan=False) + "\n"
+    text = json.dumps(sealed(summary), indent=2, allow_nan=False) + "\n"
     write_text(folder / "summary.json", text)
     write_report(folder, console)
     if point.name:
@@ -224,7 +224,14 @@ def _report(
 
 def say_why(error: Exception, prefix: str = "safex") -> int:
     """Prints an error that a user can act on; returns the code to end with."""
-    print(f"{prefix}: {error}", file=sys.stderr)
+    text = str(error)
+    if isinstance(error, OSError):
+        where = f": {error.filename}" if error.filename else ""
+        text = (
+            f"{error.strerror or error}{where}; what was computed so far is whole, and "
+            "the same command goes on from it when this is mended"
+        )
+    print(f"{prefix}: {text}", file=sys.stderr)
     return 1 if isinstance(error, UnfinishedError) else 2
 
 

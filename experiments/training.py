@@ -1,5 +1,6 @@
 """Trains units of a job in this process; what goes wrong with a seed ends no other."""
 
+import contextlib
 import dataclasses
 import itertools
 import traceback
@@ -56,7 +57,9 @@ def _train(trainer: Trainer, runs: Sequence[SeedRun], progress: LiveProgress) ->
     def failed(run: SeedRun, error: Exception) -> None:
         line = describe(error)
         text = "".join(traceback.format_exception(error))
-        write_text(run.folder / ERROR_FILE, f"{line}\n\n{text}")
+        # Where the disk is full, that is the error; it is said below.
+        with contextlib.suppress(OSError):
+            write_text(run.folder / ERROR_FILE, f"{line}\n\n{text}")
         progress.say(f"failed: {run.folder}: {line}")
 
     try:

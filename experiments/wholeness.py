@@ -1,11 +1,14 @@
 """Which seeds of a job are whole: every file that its report needs can be read."""
 
-from collections.abc import Iterator
+import csv
+import itertools
+import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from experiments.configuration import ExperimentConfig
-from safex.training.account import load_record
+from safex.training.account import EpisodeRecord, load_record, violations
 from safex.training.files import whole_lines
 from safex.training.forecast import load_forecast
 
@@ -22,15 +25,21 @@ def missing(folder: Path, config: ExperimentConfig) -> Iterator[tuple[Path, int]
 
 def _first_broken(seed: Path, episodes: int) -> int:
     """The first episode of which a file cannot be read, `episodes` if none."""
+    records = []
     for episode in range(episodes):
         try:
-            load_record(seed / "episodes" / f"episode_{episode:03d}.npz")
+            path = seed / "episodes" / f"episode_{episode:03d}.npz"
+            records.append(load_record(path))
         except ValueError:
             return episode
+    metrics = _whole_rows(seed / "metrics.jsonl", "train/episode/number")
     whole = min(
-        len(_whole_rows(seed / name)) for name in ("metrics.jsonl", "timing.jsonl")
+        len(metrics),
+        len(_whole_rows(seed / "timing.jsonl", "episode")),
+        _first_other_row(seed / "metrics.csv", metrics),
+        _first_lost_violation(seed / "violations.jsonl", episodes),
+        _first_other_violation(seed / "violations.jsonl", records),
     )
-    whole = min(whole, _first_lost_violation(seed / "violations.jsonl", episodes))
     try:
         load_forecast(seed / "forecast.npz")
     except ValueError:
@@ -38,12 +47,41 @@ def _first_broken(seed: Path, episodes: int) -> int:
     return min(whole, episodes)
 
 
-def _whole_rows(path: Path) -> list[Any]:
-    """Rows from the start on that can be read, one an episode."""
+def _whole_rows(path: Path, number: str) -> list[dict[str, Any]]:
+    """Rows from the start on that can be read, one an episode, which `number` names."""
     try:
-        return whole_lines(path)
+        rows = whole_lines(path, number)
     except OSError:
         return []
+    whole = itertools.takewhile(
+        lambda pair: pair[0] == pair[1][number], enumerate(rows)
+    )
+    return [row for _, row in whole]
+
+
+def _first_other_row(path: Path, rows: Sequence[dict[str, Any]]) -> int:
+    """The first episode of which the table says something else than `metrics.jsonl`.
+
+    Which of the two is right, nobody knows. A table that merely lacks rows is written
+    again with the last episode.
+    """
+    try:
+        text = path.read_text(errors="replace")
+    except OSError:
+        text = ""
+    whole = text[: text.rfind("\n") + 1]
+    table = list(csv.DictReader(whole.splitlines()))
+    for episode, (row, told) in enumerate(zip(rows, table, strict=False)):
+        names = row.keys() | told.keys()
+        cells = {name: _cell(row.get(name)) for name in names}
+        if cells != {name: told.get(name, "") for name in names}:
+            return episode
+    return len(rows) if whole == text and len(table) == len(rows) else len(rows) - 1
+
+
+def _cell(value: Any) -> str:
+    """As `csv` writes it."""
+    return "" if value is None else str(value)
 
 
 def _first_lost_violation(path: Path, episodes: int) -> int:
@@ -52,7 +90,32 @@ def _first_lost_violation(path: Path, episodes: int) -> int:
         text = path.read_text(errors="replace")
     except OSError:
         return 0
-    found = whole_lines(path)
+    found = whole_lines(path, "episode")
     if len(found) == len(text.splitlines()):
         return episodes
-    return found[-1]["episode"] if found else 0
+    return int(found[-1]["episode"]) if found else 0
+
+
+def _first_other_violation(path: Path, records: Sequence[EpisodeRecord]) -> int:
+    """The first episode of whose violations the record knows otherwise."""
+    try:
+        found = whole_lines(path, "episode")
+    except OSError:
+        return 0
+    limits = found[-1].get("limits", ()) if found else ()
+    first_step = 0
+    for episode, record in enumerate(records):
+        told = [entry for entry in found if entry["episode"] == episode]
+        known = violations(record, episode, first_step, limits)
+        if len(told) != len(known) or not all(map(_agree, told, known)):
+            return episode
+        first_step += len(record.reward)
+    return len(records)
+
+
+def _agree(told: dict[str, Any], known: dict[str, Any]) -> bool:
+    """Whether an entry says nothing else; one of an earlier version may say less."""
+    return all(
+        name in known and json.dumps(value) == json.dumps(known[name])
+        for name, value in told.items()
+    )

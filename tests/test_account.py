@@ -158,6 +158,26 @@ def test_a_broken_record_is_named(tmp_path, damage):
         load_record(path)
 
 
+@pytest.mark.parametrize("place", [6, 8])
+def test_a_flag_that_numpy_cannot_follow_is_damage(tmp_path, place):
+    """One bit says that the archive is encrypted, or compressed in an unknown way."""
+    path = tmp_path / "e.npz"
+    save_record(path, make_record([0, 1], [-1.0, 0.25], [0, 3]))
+    content = bytearray(path.read_bytes())
+    directory = content.index(b"PK\x01\x02")
+    content[directory + place + 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"e\.npz is not a whole episode record"):
+        load_record(path)
+
+
+def test_a_line_without_its_episode_is_dropped_as_a_torn_one(tmp_path):
+    path = tmp_path / "lines.jsonl"
+    path.write_text('{"episode": 0}\n{"episoee": 1}\n7\n{"episode": "1"}\n')
+    truncate_jsonl(path, 1)
+    assert path.read_text() == '{"episode": 0}\n'
+
+
 def test_truncation_drops_later_episodes_and_torn_lines(tmp_path):
     path = tmp_path / "lines.jsonl"
     append_jsonl(path, [{"episode": e} for e in (0, 1, 2, 3)])

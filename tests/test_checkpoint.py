@@ -1,6 +1,8 @@
 """Checkpoints: exact on the way back, and honest about every damaged file."""
 
+import hashlib
 import json
+import pickle
 
 import jax
 import jax.numpy as jnp
@@ -75,6 +77,40 @@ def test_a_bad_file_falls_back_to_the_one_before(folder, damage, reason):
     assert len(said) == 1
     assert "episode_0002.ckpt" in said[0]
     assert reason in said[0]
+
+
+class Payload:
+    """Unpickling it would leave a file behind."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return (open, (str(self.marker), "w"))
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+def test_a_pickle_is_refused_and_not_executed(folder, tmp_path, sealed):
+    marker = tmp_path / "executed"
+    payload = pickle.dumps(Payload(marker))
+    path = newest(folder)
+    if sealed:
+        header = json.loads(path.read_bytes().partition(b"\n")[0])
+        header["sha256"] = hashlib.sha256(payload).hexdigest()
+        payload = json.dumps(header).encode() + b"\n" + payload
+    path.write_bytes(payload)
+    (_, episode), said = load(folder)
+    assert (episode, len(said)) == (1, 1)
+    assert not marker.exists()
+
+
+def test_a_header_of_another_episode_is_damage(folder):
+    """One bit of it; the digest is of the payload alone."""
+    path = newest(folder)
+    path.write_bytes(path.read_bytes().replace(b'"episode": 2', b'"episode": 3'))
+    (_, episode), said = load(folder)
+    assert episode == 1
+    assert "truncated or damaged" in said[0]
 
 
 def flip(content):

@@ -1,12 +1,15 @@
 """Completing what was stopped or damaged; an exact resume itself is in test_loop."""
 
+import errno
 import json
 import shutil
 
 import pytest
 
-from experiments import resume, running, wholeness
+from experiments import folders, resume, running, wholeness
 from experiments.folders import lock_job
+from safex.training.account import append_jsonl, violations
+from tests.test_account import make_record
 from tests.test_configuration import read
 from tests.test_evaluate import TINY
 
@@ -54,6 +57,7 @@ DAMAGE = {
     "seed_0/timing.jsonl": "seed_0: from episode 0 on",
     "seed_1/metrics.jsonl": "seed_1: from episode 0 on",
     "summary.json": "its report",
+    "seed_1/metrics.csv": "seed_1: from episode 4 on",
 }
 
 
@@ -66,6 +70,82 @@ def test_what_cannot_be_read_is_found_and_only_said_if_so_asked(
     assert resume.main([str(copy), "--dry-run"]) == 0
     assert DAMAGE[name] in capsys.readouterr().out
     assert len(list(copy.rglob("*.ckpt"))) == 6
+
+
+def edit(path, line, old, new):
+    lines = path.read_text().splitlines(keepends=True)
+    assert old in lines[line]
+    lines[line] = lines[line].replace(old, new, 1)
+    path.write_text("".join(lines))
+
+
+def test_other_numbers_than_were_written_are_found(copy, capsys):
+    """Files that can be read all right, with a digit or a name that is not theirs."""
+    edit(copy / "seed_0" / "metrics.csv", 4, ",", ",1")
+    metrics = copy / "seed_1" / "metrics.jsonl"
+    metrics.write_text("".join(metrics.read_text().splitlines(keepends=True)[3:]))
+    assert resume.main([str(copy), "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "seed_0: from episode 3 on" in said
+    assert "seed_1: from episode 0 on" in said
+
+
+def test_a_summary_of_other_numbers_is_written_again(copy, capsys):
+    path = copy / "summary.json"
+    path.write_text(path.read_text().replace('"num_seeds": 2', '"num_seeds": 3'))
+    assert resume.main([str(copy), "--dry-run"]) == 0
+    assert "its report" in capsys.readouterr().out
+    # That of an earlier version, which had no seal, is believed.
+    plain = json.loads(path.read_text())
+    del plain["sha256"]
+    path.write_text(json.dumps(plain))
+    assert resume.main([str(copy), "--dry-run"]) == 0
+    assert "complete" in capsys.readouterr().out
+
+
+def test_a_disk_that_fails_is_one_line(copy, capsys, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (copy / "summary.json").unlink()
+    monkeypatch.setattr("safex.training.files._write_text", fail)
+    assert resume.main([str(copy)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "No space left on device: " in line and "goes on" in line
+
+
+def test_a_launch_killed_at_its_first_file_can_start_again(tmp_path, monkeypatch):
+    config = read(*TINY, f"results_dir={tmp_path / 'job'}")
+
+    (tmp_path / "job").mkdir()
+    (tmp_path / "job" / ".config.json.17.tmp").write_text("{")
+
+    def killed():
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(folders, "revision", killed)
+        with folders.open_results_dir(config) as folder:
+            folders.write_config(folder, config)
+    with folders.open_results_dir(config) as folder:
+        folders.write_config(folder, config)
+    assert (folder / "config.yaml").exists() and (folder / "revision.txt").exists()
+
+
+def test_violations_that_the_record_does_not_know_are_found(tmp_path):
+    path = tmp_path / "violations.jsonl"
+    record = make_record([0, 1], [-1.0, 0.25], [0, 3])
+    entries = [e for n in (0, 1) for e in violations(record, n, 2 * n, [6.0])]
+    append_jsonl(path, entries)
+    first = wholeness._first_other_violation
+    assert first(path, [record, record]) == 2
+    edit(path, 1, "0.25", "0.75")
+    assert first(path, [record, record]) == 1
+    path.write_text("")
+    assert first(path, [record, record]) == 0
+    # An earlier version said less of each.
+    append_jsonl(path, [{k: e[k] for k in e if k != "state"} for e in entries])
+    assert first(path, [record, record]) == 2
 
 
 def test_a_damaged_job_ends_with_the_same_numbers(job, copy, capsys):

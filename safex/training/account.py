@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from safex.models.calibration import Coverage, coverage
-from safex.training.files import read_arrays, write_atomically, write_text
+from safex.training.files import naming, read_arrays, write_atomically, write_text
 
 
 class EpisodeRecord(NamedTuple):
@@ -199,7 +199,7 @@ def load_record(path: Path) -> EpisodeRecord:
 
 def append_jsonl(path: Path, entries: Sequence[dict[str, Any]]) -> None:
     """Appends entries, one JSON object a line."""
-    with path.open("a") as file:
+    with naming(path), path.open("a") as file:
         file.writelines(json.dumps(entry) + "\n" for entry in entries)
 
 
@@ -213,9 +213,8 @@ def truncate_jsonl(path: Path, last_episode: int) -> None:
     kept = []
     for line in path.read_text(errors="replace").splitlines():
         try:
-            entry = json.loads(line)
-        except json.JSONDecodeError:
+            if json.loads(line)["episode"] <= last_episode:
+                kept.append(line + "\n")
+        except (json.JSONDecodeError, KeyError, TypeError):
             continue
-        if entry["episode"] <= last_episode:
-            kept.append(line + "\n")
     write_text(path, "".join(kept))

@@ -106,13 +106,14 @@ def _read(path: Path, template: PyTree, fingerprint: str) -> tuple[PyTree, int]:
             raise CheckpointError(f"{path} has the unknown format {header['format']!r}")
         if header["fingerprint"] != fingerprint:
             raise CheckpointError(f"{path} belongs to another configuration")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path} is not a safex checkpoint") from error
-    if hashlib.sha256(payload).hexdigest() != digest:
+    # The name stands for the header, which the digest does not cover.
+    if hashlib.sha256(payload).hexdigest() != digest or episode != _episode(path):
         raise CheckpointError(f"{path} is truncated or damaged")
     try:
         state = serialization.from_bytes(template, payload)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} does not fit this version: {error}") from error
     for expected, got in zip(
         jax.tree.leaves(template), jax.tree.leaves(state), strict=True

@@ -54,7 +54,8 @@ class LocalLogger:
         self._rows: list[dict[str, Value]] = []
         path = folder / "metrics.jsonl"
         if last_step is not None and path.exists():
-            self._rows = [row for row in whole_lines(path) if row["step"] <= last_step]
+            rows = whole_lines(path, "step")
+            self._rows = [row for row in rows if row["step"] <= last_step]
         self._write()
 
     def log(self, metrics: Mapping[str, Value], step: int) -> None:
