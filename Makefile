@@ -17,10 +17,10 @@ refusal = safex needs Python 3.11 or newer, and $(PYTHON) is $(version): \
   try `make $(or $(MAKECMDGOALS),install) PYTHON=python3.12`
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-slow test-slurm lint format types docs gallery ci clean
+.PHONY: help install run test test-slow test-slurm test-faults lint format types docs gallery ci clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## Install the pinned packages and safex into .venv
 
@@ -35,6 +35,9 @@ test-slow: $(STAMP) ## Run the tests that take minutes
 
 test-slurm: $(STAMP) ## Run the tests that need SLURM, on one that is started for them
 	bash .ci/slurm $(BIN)/python -m pytest -n 0 -m slurm $(ARGS)
+
+test-faults: $(STAMP) ## Kill, damage and starve runs; parts in ARGS="--only kills"
+	$(BIN)/python benchmarks/faults.py $(ARGS)
 
 lint: $(STAMP) ## Check format and style
 	$(BIN)/ruff format --check .

@@ -34,6 +34,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import numpy as np
 from rich.console import Console
@@ -439,24 +440,34 @@ def files(lab: Lab, options: argparse.Namespace) -> Iterator[Row]:
         )
         shutil.rmtree(example)
         for damage, do in DAMAGES.items():
-            chosen = names
-            if options.files and options.files < len(names):
-                chosen = sorted(lab.random.sample(names, options.files))
+            number = options.files if options.files is not None else len(names)
+            chosen = sorted(lab.random.sample(names, min(number, len(names))))
+            # What is only looked at costs next to nothing.
+            looked = names if state == "finished" else chosen
             outcomes = []
-            for name in chosen:
+            for name in looked * (options.flips if do is flip else 1):
                 job = make()
                 do(job / name, lab.random)
-                outcome = lab.complete(job, same_command=state == "unfinished")
-                if outcome != "identical":
+                outcome = _look(lab, job) if state == "finished" else ""
+                if not outcome and name in chosen:
+                    outcome = lab.complete(job, same_command=state == "unfinished")
+                outcome = outcome or "found, and would be run again"
+                if outcome.startswith(("FAILED", "one")):
                     outcome = f"{outcome} ({Path(name).name})"
                 outcomes.append(outcome)
                 _clean(job, outcome)
-            which = "every file" if chosen is names else "files drawn"
-            yield Row(
-                f"{which} of an {state} run, {damage}".replace("an f", "a f"),
-                len(chosen),
-                outcomes,
-            )
+            which = "every file" if len(looked) == len(names) else "files drawn"
+            article = "an" if state == "unfinished" else "a"
+            fault = f"{which} of {article} {state} run, one at a time, {damage}"
+            yield Row(fault, len(outcomes), outcomes)
+
+
+def _look(lab: Lab, job: Path) -> str:
+    """How a job ends that `resume.py` finds complete or refuses; else nothing."""
+    ended = lab.run([*lab.resume(job), "--dry-run"])
+    if ended.code == 0 and "complete" not in ended.out:
+        return ""
+    return lab.judge(job, ended)
 
 
 def permissions(lab: Lab, options: argparse.Namespace) -> Iterator[Row]:
@@ -471,12 +482,25 @@ def permissions(lab: Lab, options: argparse.Namespace) -> Iterator[Row]:
             folder.chmod(0o755)
         yield Row("results folder without write permission", 1, outcomes)
         return
+    if _can_be_nobody():
+        job = lab.unfinished()
+        yield Row("a run of another user", 2, _try_both(lab, job, user=NOBODY))
+        yield Row("... the same run as its owner", 1, [lab.complete(job)])
+    else:
+        text = "a run of another user: not tried, nobody else can run this Python"
+        yield Row(text, 0, [])
     job = lab.unfinished()
-    outcomes = []
-    for command in (lab.launch(job), lab.resume(job)):
-        outcomes.append(lab.judge(job, lab.run(command, user=NOBODY)))
-    yield Row("results of another user (launcher and resume.py as nobody)", 2, outcomes)
-    yield Row("... the same run as its owner", 1, [lab.complete(job)])
+    try:
+        _do("chattr", "-R", "+i", str(job))
+    except OSError as error:
+        yield Row(f"a run that nobody may change (chattr +i): {error}", 0, [])
+    else:
+        try:
+            outcomes = _try_both(lab, job)
+        finally:
+            _do("chattr", "-R", "-i", str(job))
+        yield Row("a run that nobody may change (chattr +i)", 2, outcomes)
+        yield Row("... the same run, allowed again", 1, [lab.complete(job)])
     job = lab.unfinished()
     try:
         _mount("--bind", str(job), str(job))
@@ -485,19 +509,22 @@ def permissions(lab: Lab, options: argparse.Namespace) -> Iterator[Row]:
         return
     try:
         _mount("-o", "remount,ro,bind", str(job))
-        outcomes = [
-            lab.judge(job, lab.run(command))
-            for command in (lab.launch(job), lab.resume(job))
-        ]
+        outcomes = _try_both(lab, job)
     finally:
         _unmount(job)
-    yield Row("read-only file system (launcher and resume.py)", 2, outcomes)
+    yield Row("a read-only file system", 2, outcomes)
     yield Row("... the same run, writable again", 1, [lab.complete(job)])
 
 
 def disk(lab: Lab, options: argparse.Namespace) -> Iterator[Row]:
     """A file system that is full at several moments of a run, then has room again."""
-    size = sum(p.stat().st_size for p in lab.reference.rglob("*") if p.is_file())
+    needed = lab.finished()
+    if options.no_figures:
+        shutil.rmtree(needed / "plots")
+        (needed / "report.html").unlink()
+    # A tmpfs gives whole pages, one to a folder's name as well.
+    size = sum(-(-p.stat().st_size // 4096) * 4096 for p in needed.rglob("*"))
+    shutil.rmtree(needed)
     for share in options.disk:
         bound = max(4096, int(size * share) // 4096 * 4096)
         mounted = lab.new()
@@ -654,14 +681,45 @@ def _clean(job: Path, outcome: str) -> None:
         shutil.rmtree(job)
 
 
+def _try_both(lab: Lab, job: Path, **how: Any) -> list[str]:
+    """The launcher's command, then `resume.py`, in a folder that takes neither."""
+    commands = (lab.launch(job), lab.resume(job))
+    outcomes = [lab.judge(job, lab.run(command, **how)) for command in commands]
+    return [
+        "FAILED: it could be written" if outcome == "identical" else outcome
+        for outcome in outcomes
+    ]
+
+
+def _can_be_nobody() -> bool:
+    """Whether another user may read this Python and its packages."""
+    command = [sys.executable, "-c", "import encodings.cp437, hydra, jax"]
+    try:
+        done = subprocess.run(
+            command,
+            user=NOBODY,
+            group=NOBODY,
+            extra_groups=[],
+            cwd="/",
+            check=False,
+            capture_output=True,
+        )
+    except OSError:
+        return False
+    return done.returncode == 0
+
+
 def _mount(*arguments: str) -> None:
-    command = ["mount", *arguments]
+    _do("mount", *arguments)
+
+
+def _do(*command: str) -> None:
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError as error:
-        raise OSError("there is no mount here") from error
+        raise OSError(f"there is no {command[0]} here") from error
     if done.returncode:
-        raise OSError(f"mounting is refused here ({done.stderr.strip()})")
+        raise OSError(f"{command[0]} is refused here ({done.stderr.strip()})")
 
 
 def _unmount(folder: Path) -> None:
@@ -673,6 +731,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parse(argv)
     console = Console(width=160)
     lab = Lab(options.folder.resolve(), options.seed)
+    if options.no_figures:
+        from safex.training import report  # noqa: PLC0415, after the imports above
+
+        mock.patch.object(report, "write_figures").start()
     start = time.monotonic()
     options.seconds = lab.prepare()
     console.print(f"an undisturbed run takes {options.seconds:.1f} s")
@@ -706,9 +768,13 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--files",
         type=int,
-        default=0,
         metavar="N",
-        help="damage N files, drawn at random, for each kind of damage (default: all)",
+        help="run again after damage to N files, drawn at random, of each state and "
+        "kind of damage (default: all); of the others of a finished run only look "
+        "whether the damage is found",
+    )
+    parser.add_argument(
+        "--flips", type=int, default=3, help="bits tried in each file (default: 3)"
     )
     parser.add_argument(
         "--disk",
@@ -720,6 +786,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--nan", type=float, nargs="+", default=[0.01, 1.0], metavar="CHANCE"
+    )
+    parser.add_argument(
+        "--no-figures",
+        action="store_true",
+        help="leave them out of every run, for half the time; they are not compared",
     )
     parser.add_argument("--seed", type=int, default=0, help="of what is random here")
     parser.add_argument(
