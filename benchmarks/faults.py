@@ -456,6 +456,8 @@ def files(lab: Lab, options: argparse.Namespace) -> Iterator[Row]:
                     outcome = f"{outcome} ({Path(name).name})"
                 outcomes.append(outcome)
                 _clean(job, outcome)
+            if not outcomes:
+                continue
             which = "every file" if len(looked) == len(names) else "files drawn"
             article = "an" if state == "unfinished" else "a"
             fault = f"{which} of {article} {state} run, one at a time, {damage}"
@@ -630,10 +632,11 @@ def code(lab: Lab, options: argparse.Namespace) -> Iterator[Row]:
         path.write_text(f"results_dir: {tag}\n" + path.read_text())
 
     def newest(job: Path) -> Path:
-        return max((job / "seed_0" / "checkpoints").glob("*.ckpt"))
+        # Of the seed that is not through; that of another is not read any more.
+        return max((job / "seed_1" / "checkpoints").glob("*.ckpt"))
 
     def all_of(job: Path) -> None:
-        for path in (job / "seed_0" / "checkpoints").glob("*.ckpt"):
+        for path in (job / "seed_1" / "checkpoints").glob("*.ckpt"):
             path.write_bytes(pickled)
 
     def replace(content: Callable[[Path], bytes]) -> Callable[[Path], None]:
@@ -643,14 +646,14 @@ def code(lab: Lab, options: argparse.Namespace) -> Iterator[Row]:
         return do
 
     cases: dict[str, Callable[[Path], None]] = {
-        "a pickle as newest checkpoint": replace(lambda path: pickled),
         "a pickle behind a true header, digest right": replace(sealed_pickle),
-        "foreign bytes as newest checkpoint": replace(lambda path: b"\x7fELF" * 999),
         "pickles as all checkpoints of a seed": all_of,
         "a pickle in an episode record": lambda job: in_record(
             job / "seed_0" / "episodes" / "episode_001.npz"
         ),
         "a Python tag in config.yaml": lambda job: in_config(job / "config.yaml"),
+        "a pickle as newest checkpoint": replace(lambda path: pickled),
+        "foreign bytes as newest checkpoint": replace(lambda path: b"\x7fELF" * 999),
     }
     for name, do in cases.items():
         job = lab.unfinished()
