@@ -72,9 +72,9 @@ def _first_other_row(path: Path, rows: Sequence[dict[str, Any]]) -> int:
     whole = text[: text.rfind("\n") + 1]
     table = list(csv.DictReader(whole.splitlines()))
     for episode, (row, told) in enumerate(zip(rows, table, strict=False)):
-        names = row.keys() | told.keys()
-        cells = {name: _cell(row.get(name)) for name in names}
-        if cells != {name: told.get(name, "") for name in names}:
+        # An empty cell is a name that the row need not have, but not the reverse.
+        cells = {name: _cell(row.get(name)) for name in told}
+        if cells != told or not row.keys() <= told.keys():
             return episode
     return len(rows) if whole == text and len(table) == len(rows) else len(rows) - 1
 

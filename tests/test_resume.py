@@ -9,6 +9,8 @@ import pytest
 from experiments import folders, resume, running, wholeness
 from experiments.folders import lock_job
 from safex.training.account import append_jsonl, violations
+from safex.training.files import whole_lines
+from safex.training.loggers import LocalLogger
 from tests.test_account import make_record
 from tests.test_configuration import read
 from tests.test_evaluate import TINY
@@ -88,6 +90,14 @@ def test_other_numbers_than_were_written_are_found(copy, capsys):
     said = capsys.readouterr().out
     assert "seed_0: from episode 3 on" in said
     assert "seed_1: from episode 0 on" in said
+
+
+def test_a_name_that_the_table_does_not_have_is_found(tmp_path):
+    LocalLogger(tmp_path, None).log({"a": 1.5, "b": None}, 10)
+    path, first = tmp_path / "metrics.jsonl", wholeness._first_other_row
+    assert first(tmp_path / "metrics.csv", whole_lines(path)) == 1
+    edit(path, 0, '"b"', '"c"')
+    assert first(tmp_path / "metrics.csv", whole_lines(path)) == 0
 
 
 def test_a_summary_of_other_numbers_is_written_again(copy, capsys):
