@@ -12,6 +12,11 @@ from safex.training.account import EpisodeRecord, load_record, violations
 from safex.training.files import whole_lines
 from safex.training.forecast import load_forecast
 
+# What the report reads of `timing.jsonl`.
+_TIMED = frozenset(
+    ("call_seconds", "fit_seconds", "seeds", "steps_per_call", "in_turn", "compiles")
+)
+
 
 def missing(folder: Path, config: ExperimentConfig) -> Iterator[tuple[Path, int]]:
     """Seeds of one point that are not whole, and their first episode that is not."""
@@ -35,7 +40,7 @@ def _first_broken(seed: Path, episodes: int) -> int:
     metrics = _whole_rows(seed / "metrics.jsonl", "train/episode/number")
     whole = min(
         len(metrics),
-        len(_whole_rows(seed / "timing.jsonl", "episode")),
+        len(_whole_rows(seed / "timing.jsonl", "episode", _TIMED)),
         _first_other_row(seed / "metrics.csv", metrics),
         _first_lost_violation(seed / "violations.jsonl", episodes),
         _first_other_violation(seed / "violations.jsonl", records),
@@ -47,14 +52,21 @@ def _first_broken(seed: Path, episodes: int) -> int:
     return min(whole, episodes)
 
 
-def _whole_rows(path: Path, number: str) -> list[dict[str, Any]]:
-    """Rows from the start on that can be read, one an episode, which `number` names."""
+def _whole_rows(
+    path: Path, number: str, needed: frozenset[str] = frozenset()
+) -> list[dict[str, Any]]:
+    """Rows from the start on that can be read, one an episode, which `number` names.
+
+    None of `needed` may be missing that another row has.
+    """
     try:
         rows = whole_lines(path, number)
     except OSError:
         return []
+    needed = needed & {name for row in rows for name in row}
     whole = itertools.takewhile(
-        lambda pair: pair[0] == pair[1][number], enumerate(rows)
+        lambda pair: pair[0] == pair[1][number] and needed <= pair[1].keys(),
+        enumerate(rows),
     )
     return [row for _, row in whole]
 
@@ -76,7 +88,11 @@ def _first_other_row(path: Path, rows: Sequence[dict[str, Any]]) -> int:
         cells = {name: _cell(row.get(name)) for name in told}
         if cells != told or not row.keys() <= told.keys():
             return episode
-    return len(rows) if whole == text and len(table) == len(rows) else len(rows) - 1
+    return (
+        len(rows)
+        if whole == text and len(table) == len(rows)
+        else max(len(rows) - 1, 0)
+    )
 
 
 def _cell(value: Any) -> str:

@@ -100,6 +100,15 @@ def test_a_name_that_the_table_does_not_have_is_found(tmp_path):
     assert first(tmp_path / "metrics.csv", whole_lines(path)) == 0
 
 
+def test_a_row_without_a_time_that_the_others_have_is_found(tmp_path):
+    path = tmp_path / "timing.jsonl"
+    append_jsonl(path, [{"episode": e, "seeds": 1, "more": 0} for e in range(3)])
+    whole = wholeness._whole_rows
+    assert len(whole(path, "episode", wholeness._TIMED)) == 3
+    edit(path, 1, "seeds", "seedz")
+    assert len(whole(path, "episode", wholeness._TIMED)) == 1
+
+
 def test_a_summary_of_other_numbers_is_written_again(copy, capsys):
     path = copy / "summary.json"
     path.write_text(path.read_text().replace('"num_seeds": 2', '"num_seeds": 3'))
