@@ -13,7 +13,7 @@ from safex.envs.car_park import CarPark
 from safex.envs.filter import SafetyFilter
 from safex.envs.gymnasium_adapter import JaxEnv
 from safex.envs.pendulum import Pendulum
-from safex.errors import ConfigError, ContractError
+from safex.errors import ConfigError, ContractError, NonFiniteError
 from safex.models.true_dynamics import TrueDynamics
 from safex.optimizers.cem import CEM
 from tests.helpers import assert_close
@@ -134,6 +134,28 @@ def test_where_even_the_backup_is_too_late_it_says_so(filters):
     assert info["override"]
     assert_close(info["action"], -np.ones(1, np.float32))
     assert info["cost"] == 1.0
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_cannot_be_judged_is_not_executed(filters, bad):
+    env = filters["pendulum"]
+    env.reset(seed=0)
+    with pytest.raises(NonFiniteError, match="action must be finite"):
+        env.step(np.full(1, bad, np.float32))
+    env._obs = np.array([1.0, 0.0, bad], np.float32)
+    with pytest.raises(NonFiniteError, match="observation must be finite"):
+        env.step(np.zeros(1, np.float32))
+
+
+def test_nan_is_never_within_the_budget(filters):
+    agent, obs = filters["car_park"].agent, np.zeros(2, np.float32)
+    state = agent.init(jax.random.key(0))
+    judge = jax.jit(agent.overspends)
+    assert not judge(state, obs, np.zeros(1, np.float32))
+    assert judge(state, obs * np.nan, np.zeros(1, np.float32))
+    assert judge(state, obs, np.full(1, np.nan, np.float32))
+    spent = state._replace(spent=state.spent * np.nan)
+    assert judge(spent, obs, np.zeros(1, np.float32))
 
 
 class Costless(gymnasium.Wrapper):

@@ -291,7 +291,7 @@ class MPCAgent:
         The worst of adversaries that push every dimension one way, some for a while and
         some all the time, and of none at all: the pessimistic cost-to-go of the safe
         policy (Wendl et al. 2026, arXiv 2601.19612), over the horizon in place of the
-        rest of the episode.
+        rest of the episode. Infinite where the model answers NaN.
 
         Args:
           state: the agent's state.
@@ -303,19 +303,23 @@ class MPCAgent:
 
         def cost(eta: Array) -> Array:
             transition = self._pushed(state, eta, self.config.switch_noise_alpha)
-            return rollout.evaluate(
+            score = rollout.evaluate(
                 self.env, transition, obs, action[None], eta, terminal=terminal
-            ).cost
+            )
+            # NaN passes no limit, so a path that is lost would cost nothing.
+            return jnp.where(jnp.isnan(score.margin), jnp.inf, score.cost)
 
         return jax.vmap(cost)(self._pushes(span)).max(0)
 
     def overspends(self, state: MPCState, obs: Array, action: Array) -> Array:
         """`[]` bool: after this action the backup might break the episode's budget.
 
-        What the episode has spent and `switch_cost` together are more than the budget.
+        What the episode has spent and `switch_cost` together are more than the budget,
+        or cannot be told because something is NaN.
         """
         total = state.spent + self.switch_cost(state, obs, action)
-        return jnp.any(total > self._widths.cost_budget + COST_TOLERANCE)
+        kept = total <= self._widths.cost_budget + COST_TOLERANCE
+        return ~jnp.all(kept)
 
     def _tail(self, state: MPCState, obs: Array, decision: Array) -> Array:
         """`[A]` what the backup does where a plan is expected to end."""

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from safex.errors import ConfigError, ContractError
+from safex.errors import ConfigError, ContractError, NonFiniteError
 from safex.types import Array, Environment, PyTree, Transition
 
 
@@ -118,10 +118,19 @@ class SafetyFilter(gymnasium.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndar
 
         Raises:
           ContractError: the environment tells no cost.
+          NonFiniteError: NaN or inf in the action or in the last observation; nothing
+            was executed.
           ResetNeeded: no episode has begun.
         """
         if self._obs is None:
             raise gymnasium.error.ResetNeeded("call reset() before step()")
+        # Neither can be judged, and no blend with the backup's action mends it.
+        for name, values in (("action", action), ("observation", self._obs)):
+            if not np.isfinite(values).all():
+                raise NonFiniteError(
+                    f"the {name} must be finite numbers, got "
+                    f"{np.asarray(values).tolist()}; nothing was executed"
+                )
         proposed = np.clip(np.asarray(action, np.float32), -1.0, 1.0)
         chosen, override, admitted = jax.device_get(
             self._choose(self.agent_state, self._obs, proposed)
