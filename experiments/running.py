@@ -1,8 +1,9 @@
 """Runs a job, every seed of every point of its grid, and reports on it."""
 
+import contextlib
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -207,11 +208,17 @@ def _report(
     info = run_info(point.config, agent, env)
     folder = folder / point.name
     summary = report.summarise_run(folder, info, seeds)
-    report.write_figures(folder, info, seeds, env, summary)
+    with _missed("figures", console):
+        report.write_figures(folder, info, seeds, env, summary)
     if point.config.render:
-        report.write_videos(
-            folder, info, seeds, env, lambda text: console.print(f"warning: {text}")
-        )
+        with _missed("videos", console):
+            report.write_videos(
+                folder,
+                info,
+                seeds,
+                env,
+                lambda text: console.print(f"warning: {text}", markup=False),
+            )
     # Last, because a folder with a summary is a finished run.
     text = json.dumps(sealed(summary), indent=2, allow_nan=False) + "\n"
     write_text(folder / "summary.json", text)
@@ -237,10 +244,18 @@ def say_why(error: Exception, prefix: str = "safex") -> int:
 
 def write_report(folder: Path, console: Console) -> None:
     """Writes `report.html`; without it a finished run is still whole."""
-    try:
+    with _missed("report.html", console):
         write_page(folder / "report.html", read_all([folder], None))
+
+
+@contextlib.contextmanager
+def _missed(what: str, console: Console) -> Iterator[None]:
+    """Warns of an error; what is there to look at costs no number."""
+    try:
+        yield
     except Exception as error:
-        console.print(f"warning: no report.html: {error}", markup=False)
+        why = str(error) or type(error).__name__
+        console.print(f"warning: no {what}: {why}", markup=False)
 
 
 def run_info(config: ExperimentConfig, agent: MPCAgent, env: Any) -> RunInfo:

@@ -1,8 +1,12 @@
 """What a job does before and between its runs; the runs themselves are in test_loop."""
 
+import io
+import json
+
 import numpy as np
 import pytest
 import yaml
+from rich.console import Console
 
 from experiments import calibrate, running, training
 from experiments.grid import Point, traced_of
@@ -37,6 +41,25 @@ def test_every_point_says_what_it_is_before_any_is_trained(tmp_path, monkeypatch
             # As calibrate reads it.
             found = calibrate.read_settings(calibrate._parse([str(point)]))
             assert found.env.settings.mass == mass
+
+
+def test_pictures_that_fail_cost_no_number(tmp_path, monkeypatch):
+    def fails(*arguments):
+        raise OSError("[disk] full")
+
+    for name in ("build_env", "build_agent", "run_info", "summary_table"):
+        monkeypatch.setattr(running, name, lambda *arguments, **more: "")
+    monkeypatch.setattr(running.report, "summarise_run", lambda *arguments: {"a": 1})
+    for name in ("write_figures", "write_videos"):
+        monkeypatch.setattr(running.report, name, fails)
+    monkeypatch.setattr(running, "write_page", fails)
+    monkeypatch.setattr(running, "read_all", lambda *arguments: [])
+    printed = io.StringIO()
+    point = Point(read("method=safe"), "", {})
+    running._report(point, tmp_path, [1], Console(file=printed, width=80))
+    assert json.loads((tmp_path / "summary.json").read_text()) == {"a": 1}
+    for what in ("figures", "videos", "report.html"):
+        assert f"warning: no {what}: [disk] full" in printed.getvalue()
 
 
 def test_an_agent_for_other_numbers_is_built_without_a_decision(tmp_path, monkeypatch):
