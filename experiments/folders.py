@@ -61,14 +61,26 @@ def open_results_dir(config: ExperimentConfig) -> Iterator[Path]:
             if not holder:
                 yield folder
                 return
-    folder = parent / time.strftime("%Y-%m-%d_%H-%M-%S")
-    # Two launches within a second.
-    number = 1
-    while folder.exists():
-        number += 1
-        folder = folder.with_name(f"{folder.name.split('.')[0]}.{number}")
-    with lock_job(folder):
+    folder = _new_folder(parent)
+    with lock_job(folder) as holder:
+        if holder:
+            raise ResultsError(f"{holder} in {folder}")
         yield folder
+
+
+def _new_folder(parent: Path) -> Path:
+    """A folder named by the time of day that nobody else has been given."""
+    parent.mkdir(parents=True, exist_ok=True)
+    name = time.strftime("%Y-%m-%d_%H-%M-%S")
+    folder, number = parent / name, 1
+    while True:
+        try:
+            folder.mkdir()
+            return folder
+        except FileExistsError:
+            # Several launches within a second.
+            number += 1
+            folder = parent / f"{name}.{number}"
 
 
 def _check_same_run(folder: Path, config: ExperimentConfig) -> None:

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from experiments import folders
 from experiments.configuration import JobConfig
 from experiments.engines import processes, slurm
 from experiments.engines.attend import attend
@@ -339,6 +340,12 @@ def test_without_results_dir_an_unfinished_run_is_gone_on_with_if_it_is_free(
     monkeypatch.setenv("PATH", "")
     with open_results_dir(config) as other:
         assert other not in (first, second)
+
+
+def test_launches_within_a_second_have_folders_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(folders.time, "strftime", lambda form: "now")
+    made = [folders._new_folder(tmp_path / "runs").name for _ in range(3)]
+    assert made == ["now", "now.2", "now.3"]
 
 
 def test_a_process_that_outlived_its_launch_keeps_others_out(tmp_path):
