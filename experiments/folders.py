@@ -173,15 +173,18 @@ def _lock(folder: Path) -> Iterator[bool]:
 
 
 def write_config(folder: Path, config: ExperimentConfig) -> None:
-    """Writes configuration and revision at a run's first start.
+    """Writes the configuration of a launch, and the revision of the first.
 
     In this order: the first file tells whose folder it is, the last that all are there.
     """
-    write_text(folder / "config.json", json.dumps(numbers_of(config), indent=2) + "\n")
+    write_text(folder / "config.json", json.dumps(numbers_of(config), indent=2) + "
+")
     if not (folder / "config.yaml").exists():
-        write_text(folder / "revision.txt", revision() + "\n")
-        plain = OmegaConf.create(plain_of(config))
-        write_text(folder / "config.yaml", OmegaConf.to_yaml(plain))
+        write_text(folder / "revision.txt", revision() + "
+")
+    # Anew each time: launcher and shares may be others than before.
+    plain = OmegaConf.create(plain_of(config))
+    write_text(folder / "config.yaml", OmegaConf.to_yaml(plain))
 
 
 def revision() -> str:

@@ -60,7 +60,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--launcher",
         choices=list(KINDS["launcher"]),
-        help="in place of the one that the job was started with",
+        help="in place of the one that the job was last launched with",
     )
     return parser.parse_args(argv)
 
@@ -85,6 +85,9 @@ def _resume(folder: Path, launcher: str | None, *, dry_run: bool) -> None:
     plain["results_dir"] = str(folder)
     if launcher and launcher != plain.get("launcher", {}).get("kind"):
         plain["launcher"] = {"kind": launcher}
+    elif isinstance(plain.get("launcher"), dict) and "dry_run" in plain["launcher"]:
+        # Of the launch before; whoever resumes a job wants it run.
+        plain["launcher"]["dry_run"] = False
     config = read_mapping(plain)
     lost = _missing_of_all(folder, config)
     if not lost and _reported(folder, config):

@@ -22,6 +22,7 @@ from experiments.folders import (
     write_config,
 )
 from experiments.jobs import Job, Unit, read_launch, write_launch
+from experiments.runs import read_plain
 from safex.errors import ConfigError, ResultsError
 from tests.test_configuration import read
 
@@ -346,6 +347,16 @@ def test_launches_within_a_second_have_folders_of_their_own(tmp_path, monkeypatc
     monkeypatch.setattr(folders.time, "strftime", lambda form: "now")
     made = [folders._new_folder(tmp_path / "runs").name for _ in range(3)]
     assert made == ["now", "now.2", "now.3"]
+
+
+def test_the_configuration_is_that_of_the_newest_launch(tmp_path):
+    for number, more in enumerate((["launcher.dry_run=true"], ["job.time=5"])):
+        write_config(tmp_path, read("method=safe", "launcher=slurm", *more))
+        plain = read_plain(tmp_path)
+        assert plain["launcher"]["dry_run"] == (number == 0)
+        assert plain["job"]["time"] == (1440, 5)[number]
+        (tmp_path / "revision.txt").write_text("first\n")
+    assert (tmp_path / "revision.txt").read_text() == "first\n"
 
 
 def test_a_process_that_outlived_its_launch_keeps_others_out(tmp_path):

@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from experiments import folders, resume, running, wholeness
-from experiments.folders import lock_job
+from experiments.folders import lock_job, write_config
 from safex.training.account import append_jsonl, violations
 from safex.training.files import whole_lines
 from safex.training.loggers import LocalLogger
@@ -201,6 +201,16 @@ def test_a_job_of_other_settings_keeps_its_checkpoints(copy, capsys):
     path.write_text("[")
     assert resume.main([str(copy)]) == 2
     assert "config.yaml is damaged" in capsys.readouterr().err
+
+
+def test_what_was_launched_dry_is_resumed_for_real(tmp_path, monkeypatch):
+    write_config(
+        tmp_path, read("method=safe", "launcher=slurm", "launcher.dry_run=true")
+    )
+    ran = []
+    monkeypatch.setattr(resume, "run_job", lambda config, prepare: ran.append(config))
+    assert resume.main([str(tmp_path)]) == 0
+    assert (ran[0].launcher.kind, ran[0].launcher.settings.dry_run) == ("slurm", False)
 
 
 def test_violations_that_cannot_be_read_are_found(tmp_path):
