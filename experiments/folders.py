@@ -1,7 +1,6 @@
 """A job's results folder: whose it is, who works in it, what is written there first."""
 
 import contextlib
-import fcntl
 import json
 import subprocess
 import time
@@ -19,11 +18,11 @@ from experiments.configuration import (
     plain_of,
 )
 from experiments.engines.queue import queued_jobs
+from experiments.locks import LOCK, lock, lock_holder
 from safex.errors import ResultsError
 from safex.training.files import write_text
 
 _ROOT = Path(__file__).resolve().parents[1]
-_LOCK = ".lock"
 
 
 @contextlib.contextmanager
@@ -129,19 +128,19 @@ def lock_job(folder: Path) -> Iterator[str]:
     Raises:
       ResultsError: SLURM should be asked, and is not here.
     """
-    with _lock(folder) as free:
+    with lock(folder) as free:
         if not free:
             yield "another process is working"
             return
-        for path in sorted(folder.rglob(f"seed_*/{_LOCK}")):
-            with _lock(path.parent) as idle:
-                if not idle:
-                    yield f"another process is working on {path.parent.name}"
-                    return
+        # Asked before the seeds' locks are looked at, which units are about to take.
         queued = queued_jobs(folder)
         if queued:
             yield f"SLURM has jobs {', '.join(queued)} queued or running"
             return
+        for path in sorted(folder.rglob(f"seed_*/{LOCK}")):
+            if lock_holder(path)[0]:
+                yield f"another process is working on {path.parent.name}"
+                return
         yield ""
 
 
@@ -154,22 +153,9 @@ def lock_seeds(folders: Sequence[Path]) -> Iterator[None]:
     """
     with contextlib.ExitStack() as stack:
         for folder in folders:
-            if not stack.enter_context(_lock(folder)):
+            if not stack.enter_context(lock(folder)):
                 raise ResultsError(f"another process is working on {folder}")
         yield
-
-
-@contextlib.contextmanager
-def _lock(folder: Path) -> Iterator[bool]:
-    """Whether the folder could be locked; the lock dies with the process."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / _LOCK).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True
 
 
 def write_config(folder: Path, config: ExperimentConfig) -> None:
@@ -177,11 +163,9 @@ def write_config(folder: Path, config: ExperimentConfig) -> None:
 
     In this order: the first file tells whose folder it is, the last that all are there.
     """
-    write_text(folder / "config.json", json.dumps(numbers_of(config), indent=2) + "
-")
+    write_text(folder / "config.json", json.dumps(numbers_of(config), indent=2) + "\n")
     if not (folder / "config.yaml").exists():
-        write_text(folder / "revision.txt", revision() + "
-")
+        write_text(folder / "revision.txt", revision() + "\n")
     # Anew each time: launcher and shares may be others than before.
     plain = OmegaConf.create(plain_of(config))
     write_text(folder / "config.yaml", OmegaConf.to_yaml(plain))

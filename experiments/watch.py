@@ -10,7 +10,6 @@ lives. It reads what it can of half-written or damaged files and changes nothing
 """
 
 import argparse
-import fcntl
 import json
 import math
 import os
@@ -19,6 +18,10 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from experiments.locks import LOCK, lock_holder
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -145,9 +148,9 @@ def _look(folder: Path) -> Watched:
     expected = _whole(config.get("job"), "num_seeds_per_hparam") or 0
     seeds = [_seed(folder, i) for i in sorted(indices | set(range(expected)))]
     # A grid's points are worked on under the job's lock.
-    held, pid = lock_holder(folder / ".lock")
+    held, pid = lock_holder(folder / LOCK)
     if not held and (folder.parent / "config.yaml").is_file():
-        held, pid = lock_holder(folder.parent / ".lock")
+        held, pid = lock_holder(folder.parent / LOCK)
     if (folder / "summary.json").is_file():
         state = "done"
     elif held or any(seed.held for seed in seeds):
@@ -185,7 +188,7 @@ def _seed(run: Path, index: int) -> Seed:
     # An episode's violations are written before it is learned from.
     counts = [int(told)] if told is not None else []
     counts += [len(counted)] if counted else []
-    held, pid = lock_holder(folder / ".lock")
+    held, pid = lock_holder(folder / LOCK)
     return Seed(
         index,
         None if episode is None else int(episode),
@@ -246,38 +249,6 @@ def _age(folder: Path) -> float | None:
         except OSError:
             continue
     return None if newest is None else max(0.0, time.time() - newest)
-
-
-def lock_holder(path: Path) -> tuple[bool, int | None]:
-    """Whether a process holds a folder's lock, and which, where the system tells."""
-    try:
-        with path.open("rb") as file:
-            if pid := _pid_of_lock(os.fstat(file.fileno())):
-                return True, pid
-            # Not in the list of this machine's locks: held from another one, or free.
-            # A shared lock for a moment is all that tells.
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True, None
-            fcntl.flock(file, fcntl.LOCK_UN)
-    except OSError:
-        pass
-    return False, None
-
-
-def _pid_of_lock(status: os.stat_result) -> int | None:
-    device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}"
-    wanted = f"{device}:{status.st_ino}"
-    try:
-        lines = Path("/proc/locks").read_text().splitlines()
-    except OSError:
-        return None
-    for line in lines:
-        words = line.split()
-        if len(words) > 5 and words[1] == "FLOCK" and words[5] == wanted:
-            return int(words[4]) if words[4].isdigit() else None
-    return None
 
 
 def table(runs: Sequence[Watched], root: Path) -> "Table":

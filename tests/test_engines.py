@@ -1,8 +1,10 @@
 """How units are made and handed over; real engines run in test_launchers."""
 
+import fcntl
 import os
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -22,6 +24,7 @@ from experiments.folders import (
     write_config,
 )
 from experiments.jobs import Job, Unit, read_launch, write_launch
+from experiments.locks import LOCK, lock_holder
 from experiments.runs import read_plain
 from safex.errors import ConfigError, ResultsError
 from tests.test_configuration import read
@@ -357,6 +360,19 @@ def test_the_configuration_is_that_of_the_newest_launch(tmp_path):
         assert plain["job"]["time"] == (1440, 5)[number]
         (tmp_path / "revision.txt").write_text("first\n")
     assert (tmp_path / "revision.txt").read_text() == "first\n"
+
+
+def test_a_look_at_a_lock_keeps_no_unit_out(tmp_path):
+    (tmp_path / LOCK).touch()
+    with (tmp_path / LOCK).open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        # Another one that looks takes it for no work.
+        assert lock_holder(tmp_path / LOCK) == (False, None)
+        timer = threading.Timer(0.3, fcntl.flock, (file, fcntl.LOCK_UN))
+        timer.start()
+        with lock_seeds([tmp_path]):
+            assert lock_holder(tmp_path / LOCK)[0]
+        timer.join()
 
 
 def test_a_process_that_outlived_its_launch_keeps_others_out(tmp_path):

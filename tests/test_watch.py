@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments.watch import lock_holder, main, watch
+from experiments.locks import lock_holder
+from experiments.watch import main, watch
 from tests.finished_run import seed_of, write_run
 
 SCRIPT = Path(__file__).parents[1] / "experiments" / "watch.py"
