@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 
 import pytest
 
@@ -311,6 +312,13 @@ def test_what_slurm_has_queued_keeps_others_out(tmp_path, monkeypatch):
     monkeypatch.setenv("JOBS", "")
     with lock_job(job) as holder:
         assert holder == ""
+
+
+def test_a_unit_that_is_queued_again_has_not_ended(tmp_path, monkeypatch):
+    script = '#!/bin/sh\nprintf "7_0 COMPLETING\n7_1 RUNNING\n"\n'
+    fake_command(tmp_path, "squeue", monkeypatch, script)
+    jobs = [types.SimpleNamespace(job_id=f"7_{unit}") for unit in range(3)]
+    assert slurm._Queued("name", jobs).ended() == {2: ""}
 
 
 def test_a_queue_that_cannot_be_asked_is_no_empty_one(tmp_path, monkeypatch):

@@ -47,18 +47,20 @@ def queued_jobs(folder: Path) -> list[str]:
     except OSError:
         return []
     try:
-        ids = unfinished_jobs(name, "%F")
+        # What is being cleaned up after does no work any more.
+        found = unfinished_jobs(name, "%F")
     except ResultsError as error:
         raise ResultsError(
             f"{folder} was handed to SLURM, and whether its jobs are through cannot be "
             f"told: {error}. Ask where SLURM is, or if they are, remove "
             f"{_name_file(folder)}"
         ) from error
+    ids = {job for job, state in found if state != "COMPLETING"}
     return sorted(ids - {os.environ.get("SLURM_JOB_ID", "")})
 
 
-def unfinished_jobs(name: str, form: str) -> set[str]:
-    """What `squeue` shows in a format of the jobs of a name that wait or run.
+def unfinished_jobs(name: str, form: str) -> list[tuple[str, str]]:
+    """What `squeue` shows in a format of a name's jobs, and the state of each.
 
     Raises:
       ResultsError: it is not there or fails.
@@ -70,6 +72,5 @@ def unfinished_jobs(name: str, form: str) -> set[str]:
     found = subprocess.run(command, capture_output=True, text=True, check=False)
     if found.returncode != 0:
         raise ResultsError(f"squeue: {found.stderr.strip() or 'failed'}")
-    jobs = (line.split() for line in found.stdout.splitlines())
-    # What is being cleaned up after does no work any more.
-    return {job for job, state in jobs if state != "COMPLETING"}
+    lines = (line.split() for line in found.stdout.splitlines())
+    return [(job, state) for job, state in lines]

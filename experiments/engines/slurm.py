@@ -204,7 +204,8 @@ class _Queued:
             self._asked = time.monotonic()
             # A controller that is busy answers the next time.
             with contextlib.suppress(ResultsError):
-                left = unfinished_jobs(self._name, "%i")
+                # One that is queued again is COMPLETING before it is PENDING.
+                left = {job for job, _ in unfinished_jobs(self._name, "%i")}
                 self._ended = {
                     unit: ""
                     for unit, job in enumerate(self._jobs)
