@@ -196,6 +196,17 @@ def test_ctrl_c_ends_what_runs_and_begins_nothing_more(tmp_path, monkeypatch):
     assert running.ended()[0] == "was ended by SIGTERM"
 
 
+def test_a_unit_that_cannot_be_started_ends_no_other(tmp_path, monkeypatch):
+    def command(folder, unit):
+        return python("print('fine')") if unit else [str(tmp_path / "none")]
+
+    monkeypatch.setattr(processes, "command_of", command)
+    with processes.make(JobConfig(), None).start(tmp_path, 2) as running:
+        until(lambda: len(running.ended()) == 2)
+    assert running.ended()[0].startswith("could not be started: ")
+    assert running.ended()[1] == ""
+
+
 @pytest.mark.parametrize(
     ("package", "launcher"), [("ray", "ray"), ("submitit", "slurm")]
 )

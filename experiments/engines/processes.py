@@ -107,6 +107,9 @@ class _Processes:
             log, seconds = str(log_of(folder, unit)), 60.0 * self._job.time
             try:
                 return attend(command, environment, log, seconds, started)
+            except OSError as error:
+                # No process or no log of this one; the others go on.
+                return f"could not be started: {error}"
             finally:
                 free.put(share)
 
