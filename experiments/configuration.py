@@ -19,6 +19,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiments.registry import GAMES, KINDS, Choice, settings_class
 from safex.config import (
+    NO_NUMBERS,
+    SHARES,
     CalibrationConfig,
     MPCConfig,
     NoSettings,
@@ -28,24 +30,6 @@ from safex.config import (
 from safex.errors import ConfigError
 
 WANDB_MODES = ("offline", "online", "disabled")
-# Where the files of a run go and who watches it changes no number of it.
-_NOT_IN_FINGERPRINT = (
-    "launcher",
-    "results_dir",
-    "wandb",
-    "tensorboard",
-    "render",
-    "verbose",
-)
-# So does how the machine is shared, but for rounding.
-_SHARES = (
-    "seeds_per_process",
-    "cores_per_decision",
-    "num_cpus",
-    "num_gpus",
-    "mem",
-    "time",
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -323,9 +307,9 @@ def fingerprint(config: ExperimentConfig) -> str:
 def numbers_of(config: ExperimentConfig) -> dict[str, Any]:
     """The part of a configuration that decides its numbers, as plain values."""
     plain = json.loads(json.dumps(plain_of(config)))
-    for name in _SHARES:
+    for name in SHARES:
         del plain["job"][name]
-    return {key: plain[key] for key in plain if key not in _NOT_IN_FINGERPRINT}
+    return {key: plain[key] for key in plain if key not in NO_NUMBERS}
 
 
 def differences(one: Any, other: Any, path: str = "") -> list[str]:

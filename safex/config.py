@@ -23,6 +23,24 @@ PENALTIES = ("relu", "huber", "quadratic", "exponential")
 SAMPLING_MODES = ("MEAN", "NOISY_MEAN", "DIST", "TS1", "TSInf")
 SCHEDULE_KINDS = ("constant", "linear", "sigmoid")
 SUBSETS = ("none", "newest", "farthest")
+# Sections of an experiment that decide no number of it: where its files go and who
+# watches it. So does, but for rounding, how `job` shares the machine.
+NO_NUMBERS = (
+    "launcher",
+    "results_dir",
+    "wandb",
+    "tensorboard",
+    "render",
+    "verbose",
+)
+SHARES = (
+    "seeds_per_process",
+    "cores_per_decision",
+    "num_cpus",
+    "num_gpus",
+    "mem",
+    "time",
+)
 
 
 def require_at_least(least: int, config: object, names: Iterable[str]) -> None:

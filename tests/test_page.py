@@ -184,6 +184,17 @@ def test_damage_is_one_clear_line(two, tmp_path, capsys):
     refused([a, b, "--labels", "x"], "1 labels for 2 folders")
 
 
+def test_where_a_run_was_launched_is_no_difference(tmp_path):
+    for name, launcher, more in (
+        ("a", {"kind": "local"}, {"mem": None, "time": 5}),
+        ("b", {"kind": "slurm", "wait": True}, {"mem": 2.0, "time": 9}),
+    ):
+        config = {"launcher": launcher, "launchers": name, "job": {"seed": 1} | more}
+        write_run(tmp_path / name, [seed_of(1, [0, 0], [0.0])], config=config)
+    found = read_all([tmp_path / "a", tmp_path / "b"], None)
+    assert config_differences(found) == {"launchers": ("a", "b")}
+
+
 def test_points_of_a_grid_are_runs_of_their_own(tmp_path):
     job = tmp_path / "job"
     for value in (1, 2):

@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from safex.config import NO_NUMBERS, SHARES
 from safex.errors import ResultsError
 from safex.training.files import whole_lines
 from safex.training.plots.curves import Curves
 
-# Where files go and who watches decides no number.
-_NO_NUMBER = ("results_dir", "wandb", "tensorboard", "render", "verbose")
+# Full names; whatever is below one counts as well.
+_NO_NUMBERS = (*NO_NUMBERS, *(f"job.{name}" for name in SHARES))
 
 
 class Results(NamedTuple):
@@ -189,7 +190,7 @@ def config_differences(
     found = {}
     for name in dict.fromkeys(name for result in results for name in result.config):
         values = tuple(result.config.get(name) for result in results)
-        decides = name.split(".")[0] not in _NO_NUMBER
+        decides = not any(f"{name}.".startswith(f"{no}.") for no in _NO_NUMBERS)
         if decides and any(value != values[0] for value in values):
             found[name] = values
     return found
