@@ -173,6 +173,8 @@ def test_damage_is_one_clear_line(two, tmp_path, capsys):
         {"seeds": [{}]},
         {"env": 3},
         {"seeds": [seed_of(1, [0, 1], [float("nan")])]},
+        {"seeds": [seed_of(1, [0, 1], [0.0]) | {"final_return": "3"}]},
+        {"seeds": [seed_of(1, [0, 1], [0.0]) | {"final_return": float("nan")}]},
     ):
         broken = json.loads((b / "summary.json").read_text()) | change
         (torn / "summary.json").write_text(json.dumps(broken))

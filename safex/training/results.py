@@ -130,8 +130,9 @@ def read_results(folder: Path, label: str) -> Results:
             _numbers(seeds, "episode_returns", 2),
             _numbers(seeds, "episode_cost_returns", 3),
         )
-        for seed in seeds:
-            float(seed["final_return"]), int(seed["training_violating_steps"])
+        for key in ("final_return", "training_violating_steps"):
+            for seed in seeds:
+                _check_number(seed[key], key)
         if np.shape(curves.costs)[2] != len(limits):
             raise ValueError("episode_cost_returns has not one number for each limit")
     except (KeyError, TypeError, ValueError, IndexError) as error:
@@ -148,6 +149,11 @@ def _check_limits(limits: Any) -> None:
             raise ValueError(f"a limit must have a name and a unit, got {limit!r}")
         if not all(math.isfinite(limit[key]) for key in ("value", "cost_budget")):
             raise ValueError(f"a limit must have a value and a budget, got {limit!r}")
+
+
+def _check_number(value: Any, key: str) -> None:
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{key} must be a finite number, got {value!r}")
 
 
 def _numbers(seeds: Any, key: str, dimensions: int) -> np.ndarray:
