@@ -20,19 +20,16 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from experiments.configuration import ExperimentConfig, read_mapping
-from experiments.grid import expand
 from experiments.registry import KINDS
-from experiments.running import run_job, say_why
-from experiments.runs import read_plain
-from experiments.wholeness import missing
 from safex.errors import SafexError
-from safex.training.checkpoint import forget_checkpoints, newest_checkpoint
-from safex.training.files import read_sealed
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns 0, 1 if seeds failed, 2 if a job was refused."""
     arguments = _parse(argv)
+    # JAX takes seconds to import; `--help` does not wait for it.
+    from experiments.running import say_why  # noqa: PLC0415
+
     code = 0
     for given in arguments.folders:
         jobs = list(find_jobs(given))
@@ -80,6 +77,13 @@ def _resume(folder: Path, launcher: str | None, *, dry_run: bool) -> None:
     Raises:
       SafexError: its configuration is refused by now, or it is being worked on.
     """
+    from experiments.running import run_job  # noqa: PLC0415
+    from experiments.runs import read_plain  # noqa: PLC0415
+    from safex.training.checkpoint import (  # noqa: PLC0415
+        forget_checkpoints,
+        newest_checkpoint,
+    )
+
     plain = read_plain(folder)
     # A folder that was moved is still the job's.
     plain["results_dir"] = str(folder)
@@ -111,6 +115,9 @@ def _resume(folder: Path, launcher: str | None, *, dry_run: bool) -> None:
 
 def _missing_of_all(folder: Path, config: ExperimentConfig) -> dict[Path, int]:
     """`missing` of every point of a job."""
+    from experiments.grid import expand  # noqa: PLC0415
+    from experiments.wholeness import missing  # noqa: PLC0415
+
     return {
         seed: first
         for point in expand(config)
@@ -120,6 +127,9 @@ def _missing_of_all(folder: Path, config: ExperimentConfig) -> dict[Path, int]:
 
 def _reported(folder: Path, config: ExperimentConfig) -> bool:
     """Whether the job got as far as writing its numbers down, readably."""
+    from experiments.grid import expand  # noqa: PLC0415
+    from safex.training.files import read_sealed  # noqa: PLC0415
+
     try:
         for point in expand(config):
             read_sealed(folder / point.name / "summary.json")

@@ -208,7 +208,7 @@ def test_what_was_launched_dry_is_resumed_for_real(tmp_path, monkeypatch):
         tmp_path, read("method=safe", "launcher=slurm", "launcher.dry_run=true")
     )
     ran = []
-    monkeypatch.setattr(resume, "run_job", lambda config, prepare: ran.append(config))
+    monkeypatch.setattr(running, "run_job", lambda config, prepare: ran.append(config))
     assert resume.main([str(tmp_path)]) == 0
     assert (ran[0].launcher.kind, ran[0].launcher.settings.dry_run) == ("slurm", False)
 

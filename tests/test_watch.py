@@ -150,7 +150,7 @@ def test_no_job_is_one_clear_line(tmp_path, capsys):
         assert line.startswith(f"safex: {folder} ")
 
 
-@pytest.mark.parametrize("name", ["watch", "plot", "report"])
+@pytest.mark.parametrize("name", ["watch", "plot", "report", "resume"])
 def test_help_imports_nothing_heavy(name):
     script = SCRIPT.with_name(f"{name}.py")
     code = (
