@@ -275,6 +275,8 @@ def test_a_dry_run_writes_and_shows_the_scripts(tmp_path, monkeypatch, capsys):
     ):
         assert line in units.splitlines()
     assert "JAX_PLATFORMS" not in units
+    # What the setup lines have set stays.
+    assert "${PYTHONPATH:+:$PYTHONPATH}" in units
     assert "srun" in units
     assert "#SBATCH --dependency=afterany:UNITS" in report
     assert "--array" not in report

@@ -91,10 +91,12 @@ class _Slurm:
         path = os.pathsep.join(
             filter(None, [str(_ROOT), os.environ.get("PYTHONPATH", "")])
         )
-        environment = {**environment_of(self._job), "PYTHONPATH": path}
+        environment = environment_of(self._job)
         return [
             *self._settings.setup,
             *(f"export {k}={shlex.quote(v)}" for k, v in environment.items()),
+            # Ahead of what the lines above have set.
+            f"export PYTHONPATH={shlex.quote(path)}${{PYTHONPATH:+:$PYTHONPATH}}",
         ]
 
     def _executor(self, folder: Path, name: str) -> Any:
