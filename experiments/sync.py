@@ -5,7 +5,8 @@
 
 DIR is a job or a folder of jobs. A job that was resumed has several offline runs of one
 id, the newest of which is whole; that one is uploaded. What was uploaded before is left
-alone, nothing is removed, and the command can be given again after any failure.
+alone, as is what still runs, nothing is removed, and the command can be given again
+after any failure.
 """
 
 import argparse
@@ -19,8 +20,10 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from experiments.locks import LOCK, lock_holder
 from safex.errors import SafexError
 
+_START = 60.0  # seconds that wandb may take to start
 _ANSWER = 10.0  # seconds that the server may take to say anything
 _PATIENCE = 900.0  # seconds that an upload may take
 
@@ -35,8 +38,8 @@ class Offline(NamedTuple):
     Attributes:
       path: its `.wandb` file.
       run_id: under which it belongs on the server.
-      state: `new`, `uploaded` before, `replaced` by a newer one of its id, or `online`,
-        which uploaded itself while it ran.
+      state: `new`, `uploaded` before, `replaced` by a newer one of its id, `online`,
+        which uploaded itself while it ran, or `running`, which has more to come.
     """
 
     path: Path
@@ -84,6 +87,7 @@ _WORDS = {
     "uploaded": "already uploaded",
     "replaced": "replaced by a newer run of its id, which holds all of it",
     "online": "left alone, it was uploaded while it ran",
+    "running": "left for later, its job is running",
 }
 
 
@@ -130,16 +134,27 @@ def find_runs(folder: Path) -> list[Offline]:
         paths.sort(key=lambda path: path.parent.name.removeprefix("offline-"))
         for path in paths:
             newest = path == paths[-1]
-            if path.with_suffix(".wandb.synced").exists():
+            if _is_uploaded(path):
                 state = "uploaded"
             elif not newest:
                 state = "replaced"
-            elif path.parent.name.startswith("offline-"):
-                state = "new"
-            else:
+            elif not path.parent.name.startswith("offline-"):
                 state = "online"
+            elif any(lock_holder(parent / LOCK)[0] for parent in path.parents):
+                state = "running"
+            else:
+                state = "new"
             runs.append(Offline(path, run_id, state))
     return runs
+
+
+def _is_uploaded(path: Path) -> bool:
+    """Whether wandb's mark is there, and no row came after it."""
+    try:
+        uploaded = path.with_suffix(".wandb.synced").stat().st_mtime_ns
+        return uploaded >= path.stat().st_mtime_ns
+    except OSError:
+        return False
 
 
 def check_server() -> str:
@@ -153,7 +168,10 @@ def check_server() -> str:
         "import wandb; print('url', wandb.setup().settings.base_url, flush=True); "
         "print('key', bool(wandb.api.api_key))"
     )
-    done = _python("-c", code, timeout=60.0)
+    try:
+        done = _python("-c", code, timeout=_START)
+    except subprocess.TimeoutExpired as error:
+        raise SyncError(f"wandb does not start within {_START:g} s") from error
     said = dict(line.split(" ", 1) for line in done.stdout.splitlines() if " " in line)
     if "url" not in said:
         raise SyncError("wandb cannot be used: " + _last_line(done.stderr))
@@ -176,12 +194,14 @@ def check_server() -> str:
 def upload(run: Offline) -> str | None:
     """Uploads a run with wandb's own command; returns why not, None if it did."""
     command = ["-m", "wandb", "sync", "--id", run.run_id, str(run.path)]
+    # A mark from before rows were added says nothing of this upload.
+    run.path.with_suffix(".wandb.synced").unlink(missing_ok=True)
     try:
         done = _python(*command, timeout=_PATIENCE)
     except subprocess.TimeoutExpired:
         return f"no end after {_PATIENCE:g} s"
     # wandb marks what it has uploaded; its exit code is 0 in other cases too.
-    if run.path.with_suffix(".wandb.synced").exists():
+    if _is_uploaded(run.path):
         return None
     return (
         _last_line(done.stderr + done.stdout) or f"wandb sync ended {done.returncode}"

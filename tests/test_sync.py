@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from experiments import sync
+from experiments.locks import lock
 from safex.training.loggers import KEPT_OFFLINE, WandbLogger
 
 SCRIPT = Path(sync.__file__)
@@ -184,6 +185,31 @@ def test_the_newest_of_an_id_is_what_is_uploaded(tmp_path, capsys):
     assert sync.main([str(tmp_path), "--dry-run"]) == 0
     text = capsys.readouterr().out
     assert text.count("would be uploaded as") == 3 and text.count("replaced by") == 2
+
+
+def test_what_still_runs_is_left_for_later(tmp_path, capsys):
+    job = tmp_path / "job"
+    path = offline_run(job, "offline-run-20260101_000000-a")
+    with lock(job):
+        assert sync.main([str(tmp_path)]) == 0
+        assert "a: left for later, its job is running" in capsys.readouterr().out
+    mark = path.with_suffix(".wandb.synced")
+    mark.touch()
+    assert [run.state for run in sync.find_runs(tmp_path)] == ["uploaded"]
+    # Rows came after it was uploaded.
+    os.utime(mark, ns=(0, path.stat().st_mtime_ns - 1))
+    assert [run.state for run in sync.find_runs(tmp_path)] == ["new"]
+
+
+def test_wandb_that_does_not_start_is_a_line(tmp_path, monkeypatch, capsys):
+    def wandb(*arguments, timeout):
+        raise subprocess.TimeoutExpired("wandb", timeout)
+
+    offline_run(tmp_path, "offline-run-20260101_000000-a")
+    monkeypatch.setattr(sync, "_python", wandb)
+    assert sync.main([str(tmp_path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "wandb does not start within 60 s; nothing was uploaded" in line
 
 
 def test_nothing_there_is_no_failure(tmp_path, capsys):
