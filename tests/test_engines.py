@@ -12,7 +12,7 @@ import pytest
 
 from experiments import folders
 from experiments.configuration import JobConfig
-from experiments.engines import processes, slurm
+from experiments.engines import processes, ray_cluster, slurm
 from experiments.engines.attend import attend
 from experiments.engines.engine import make_engine
 from experiments.engines.follow import follow
@@ -177,6 +177,32 @@ def test_the_scarcest_decides_how_many_go_at_once(monkeypatch):
 def test_a_unit_that_fits_nowhere_is_refused(monkeypatch, job, words):
     with pytest.raises(ConfigError, match=words):
         shares(monkeypatch, job)
+
+
+@pytest.mark.parametrize(
+    ("groups", "limits", "expected"),
+    [
+        ("0::/a/b", {"a/memory.max": "7", "a/b/memory.max": "max"}, [7]),
+        ("0::/", {"memory.max": "5"}, [5]),
+        ("3:cpu:/a\n4:memory:/a", {"memory/a/memory.limit_in_bytes": "9"}, [9]),
+        ("0::/gone", {}, []),
+    ],
+)
+def test_limits_of_a_container_count(tmp_path, groups, limits, expected):
+    files = {"proc/self/cgroup": groups}
+    files |= {f"sys/fs/cgroup/{name}": text for name, text in limits.items()}
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"{text}\n")
+    assert list(processes._cgroup_limits(tmp_path)) == expected
+
+
+def test_ray_refuses_what_would_wait_for_ever():
+    there = {"GPU": 1.0, "memory": 4 * 1024.0**3}
+    ray_cluster._check_there(JobConfig(num_gpus=1, mem=4.0), there)
+    for job, words in ((JobConfig(num_gpus=2), "1 GPUs"), (JobConfig(mem=5), "4.0 GB")):
+        with pytest.raises(ConfigError, match=f"must not exceed the {words} that Ray"):
+            ray_cluster._check_there(job, there)
 
 
 def test_ctrl_c_ends_what_runs_and_begins_nothing_more(tmp_path, monkeypatch):

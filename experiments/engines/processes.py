@@ -158,5 +158,29 @@ def _gpus() -> list[str]:
 
 
 def _memory() -> float:
-    """Memory of this machine [GB]."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1024**3
+    """Memory that this process may use [GB]: the machine's, or less by its cgroups."""
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min([there, *_cgroup_limits(Path("/"))]) / 1024**3
+
+
+def _cgroup_limits(root: Path) -> Iterator[int]:
+    """Limits [bytes] of the groups that this process is in, as far as they are told."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        # Version 2 has one hierarchy, version 1 one for each kind of limit.
+        _, kinds, group = line.split(":", 2)
+        if kinds and "memory" not in kinds.split(","):
+            continue
+        mount, name = "sys/fs/cgroup", "memory.max"
+        if kinds:
+            mount, name = "sys/fs/cgroup/memory", "memory.limit_in_bytes"
+        path = Path(group.lstrip("/"))
+        for above in (path, *path.parents):
+            try:
+                # `max` is no limit.
+                yield int((root / mount / above / name).read_text())
+            except (OSError, ValueError):
+                continue

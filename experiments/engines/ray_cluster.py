@@ -64,13 +64,8 @@ class _Ray:
             reason = str(error).strip().splitlines()[0]
             raise ConfigError(f"launcher.address {address}: {reason}") from error
         try:
-            there = ray.cluster_resources().get("GPU", 0)
-            if address is None and job.num_gpus > there:
-                # It would wait for ever.
-                raise ConfigError(
-                    f"job.num_gpus must not exceed the {there:g} GPUs that Ray finds "
-                    f"here, got {job.num_gpus}"
-                )
+            if address is None:
+                _check_there(job, ray.cluster_resources())
             # Workers need nothing of this project to attend a process of it.
             ray.cloudpickle.register_pickle_by_value(attending)
             task = ray.remote(attending.attend).options(
@@ -95,6 +90,26 @@ class _Ray:
             yield _References(ray, folder, references)
         finally:
             ray.shutdown()
+
+
+def _check_there(job: JobConfig, resources: Mapping[str, float]) -> None:
+    """Refuses a unit that would wait for ever.
+
+    Raises:
+      ConfigError: says how much there is.
+    """
+    gpus = resources.get("GPU", 0)
+    if job.num_gpus > gpus:
+        raise ConfigError(
+            f"job.num_gpus must not exceed the {gpus:g} GPUs that Ray finds here, got "
+            f"{job.num_gpus}"
+        )
+    memory = resources.get("memory", 0) / 1024**3
+    if job.mem is not None and job.mem > memory:
+        raise ConfigError(
+            f"job.mem must not exceed the {memory:.1f} GB that Ray finds here, got "
+            f"{job.mem:g}"
+        )
 
 
 class _References:
