@@ -16,6 +16,11 @@ _PATIENCE = 2.0
 _SECONDS = 0.1
 
 
+def submitted_file(folder: Path) -> Path:
+    """Has the name of a job's SLURM jobs until they were reported on."""
+    return folder / "slurm" / "submitted"
+
+
 @contextlib.contextmanager
 def lock(folder: Path) -> Iterator[bool]:
     """Whether the folder could be locked; the lock dies with the process."""

@@ -1,6 +1,6 @@
 """Shows how far a running job is, from its files alone.
 
-    python experiments/watch.py DIR             # a live table, until all is done
+    python experiments/watch.py DIR             # a live table, while any runs
     python experiments/watch.py DIR --once      # print it once
 
 DIR is a job, with or without a grid, or a folder that holds jobs. For each seed: the
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from experiments.locks import LOCK, lock_holder
+from experiments.locks import LOCK, lock_holder, submitted_file
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -64,7 +64,7 @@ class Watched(NamedTuple):
     Attributes:
       folder: where it lies.
       episodes: planned ones, None where the configuration cannot be read.
-      state: `done`, `running`, `stopped` or `waiting`.
+      state: `done`, `running`, `queued` by SLURM, `stopped` or `waiting`.
       pid: of the process that works in it, where the system tells.
       seeds: of the run.
     """
@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     try:
         with Live(table(found, root), console=console, auto_refresh=False) as live:
-            while any(run.state != "done" for run in found):
+            while any(run.state in ("running", "queued") for run in found):
                 time.sleep(arguments.interval)
                 found = watch(root)
                 live.update(table(found, root), refresh=True)
@@ -148,13 +148,17 @@ def _look(folder: Path) -> Watched:
     expected = _whole(config.get("job"), "num_seeds_per_hparam") or 0
     seeds = [_seed(folder, i) for i in sorted(indices | set(range(expected)))]
     # A grid's points are worked on under the job's lock.
-    held, pid = lock_holder(folder / LOCK)
-    if not held and (folder.parent / "config.yaml").is_file():
-        held, pid = lock_holder(folder.parent / LOCK)
+    jobs = [folder]
+    if (folder.parent / "config.yaml").is_file():
+        jobs.append(folder.parent)
+    holders = (lock_holder(job / LOCK) for job in jobs)
+    held, pid = next((found for found in holders if found[0]), (False, None))
     if (folder / "summary.json").is_file():
         state = "done"
     elif held or any(seed.held for seed in seeds):
         state = "running"
+    elif any(submitted_file(job).is_file() for job in jobs):
+        state = "queued"
     else:
         state = "stopped" if indices else "waiting"
     return Watched(folder, episodes, state, pid if state == "running" else None, seeds)

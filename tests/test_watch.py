@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.locks import lock_holder
+from experiments.locks import lock_holder, submitted_file
 from experiments.watch import main, watch
 from tests.finished_run import seed_of, write_run
 
@@ -135,6 +135,22 @@ def test_seeds_and_points_that_have_not_begun(tmp_path, capsys):
         assert [found.state for found in watch(job)] == ["done", "running"]
     text = printed(capsys, tmp_path)
     assert "job/a=[2]" in text and "1 of 2 runs done" in text
+
+
+def test_it_ends_with_a_seed_that_failed(run, capsys):
+    (run / "seed_1" / "error.txt").write_text("NaN in the fit\n")
+    assert main([str(run), "--interval", "0.1"]) == 0
+    assert "failed: NaN in the fit" in capsys.readouterr().out
+
+
+def test_what_slurm_has_queued_is_not_stopped(run, capsys):
+    path = submitted_file(run)
+    path.parent.mkdir()
+    path.touch()
+    assert watch(run)[0].state == "queued"
+    assert "queued" in printed(capsys, run)
+    (run / "summary.json").touch()
+    assert watch(run)[0].state == "done"
 
 
 def test_it_ends_when_all_is_done(tmp_path, capsys):

@@ -11,6 +11,7 @@ import subprocess
 import uuid
 from pathlib import Path
 
+from experiments.locks import submitted_file
 from safex.errors import ResultsError
 from safex.training.files import write_text
 
@@ -20,20 +21,16 @@ def scripts_folder(folder: Path) -> Path:
     return folder / "slurm"
 
 
-def _name_file(folder: Path) -> Path:
-    return scripts_folder(folder) / "submitted"
-
-
 def new_queue_name(folder: Path) -> str:
     """A name for a job's SLURM jobs, written down before any can be submitted."""
     name = f"safex-{uuid.uuid4().hex[:12]}"
-    write_text(_name_file(folder), f"{name}\n")
+    write_text(submitted_file(folder), f"{name}\n")
     return name
 
 
 def forget_queue_name(folder: Path) -> None:
     """Nothing is left in the queue that anyone need ask for."""
-    _name_file(folder).unlink(missing_ok=True)
+    submitted_file(folder).unlink(missing_ok=True)
 
 
 def queued_jobs(folder: Path) -> list[str]:
@@ -43,7 +40,7 @@ def queued_jobs(folder: Path) -> list[str]:
       ResultsError: there may be some, and SLURM cannot be asked.
     """
     try:
-        name = _name_file(folder).read_text().strip()
+        name = submitted_file(folder).read_text().strip()
     except OSError:
         return []
     try:
@@ -53,7 +50,7 @@ def queued_jobs(folder: Path) -> list[str]:
         raise ResultsError(
             f"{folder} was handed to SLURM, and whether its jobs are through cannot be "
             f"told: {error}. Ask where SLURM is, or if they are, remove "
-            f"{_name_file(folder)}"
+            f"{submitted_file(folder)}"
         ) from error
     ids = {job for job, state in found if state != "COMPLETING"}
     return sorted(ids - {os.environ.get("SLURM_JOB_ID", "")})
