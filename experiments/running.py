@@ -12,8 +12,8 @@ from rich.console import Console
 
 from experiments.building import build_agent, build_env
 from experiments.configuration import ExperimentConfig
-from experiments.engines.engine import Engine, make_engine
-from experiments.engines.follow import follow
+from experiments.engines.engine import Engine, log_of, make_engine
+from experiments.engines.follow import follow, sizes_of
 from experiments.engines.queue import forget_queue_name
 from experiments.folders import open_results_dir, revision, write_config
 from experiments.grid import Point
@@ -124,6 +124,7 @@ def _hand_over(
       of each seed how its process ended, and where that printed; None if the engine
       goes on without this process.
     """
+    before = sizes_of(log_of(folder, unit) for unit in range(len(units)))
     with engine.start(folder, len(units)) as running:
         if running is None:
             return None
@@ -135,7 +136,7 @@ def _hand_over(
         def say(line: str) -> None:
             console.print(line, highlight=False, markup=False, soft_wrap=True)
 
-        ended = follow(running, names, say)
+        ended = follow(running, names, say, before)
         return {
             job.folder_of(folder, run): f"its process {ended[i] or 'ended'}, what it "
             f"printed is in {running.log(i)} and the file beside it"

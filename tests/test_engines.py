@@ -15,7 +15,7 @@ from experiments.configuration import JobConfig
 from experiments.engines import processes, ray_cluster, slurm
 from experiments.engines.attend import attend
 from experiments.engines.engine import make_engine
-from experiments.engines.follow import follow
+from experiments.engines.follow import follow, sizes_of
 from experiments.engines.queue import forget_queue_name, new_queue_name, queued_jobs
 from experiments.engines.settings import SlurmConfig
 from experiments.folders import (
@@ -147,6 +147,17 @@ def test_units_are_followed_to_the_end(tmp_path):
         "one: b",
         "one: ended",
     ]
+
+
+def test_a_log_keeps_what_an_earlier_launch_printed(tmp_path):
+    log, said = tmp_path / "unit.log", []
+    for text in ("one", "two"):
+        before = sizes_of([log])
+        end = attend(python(f"print({text!r})"), {}, str(log), 60.0)
+        ended = types.SimpleNamespace(ended=lambda e=end: {0: e}, log=lambda unit: log)
+        follow(ended, ["unit"], said.append, before)
+    assert log.read_text() == "one\ntwo\n"
+    assert said == ["unit: one", "unit: ended", "unit: two", "unit: ended"]
 
 
 def shares(monkeypatch, job, cores=8, gpus=(), memory=16.0):

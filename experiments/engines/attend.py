@@ -24,6 +24,7 @@ def attend(
       command: program and arguments.
       environment: changes of the environment.
       log: file for what it prints; beside it, ending in `.err`, that for its errors.
+        Both keep what was there before.
       seconds: after so long it is killed.
       started: told of the process.
 
@@ -32,8 +33,8 @@ def attend(
     """
     os.makedirs(os.path.dirname(log), exist_ok=True)
     with (
-        open(log, "wb") as out,
-        open(f"{os.path.splitext(log)[0]}.err", "wb") as errors,
+        open(log, "ab") as out,
+        open(f"{os.path.splitext(log)[0]}.err", "ab") as errors,
         subprocess.Popen(
             command,
             stdin=subprocess.PIPE,

@@ -1,8 +1,9 @@
 """Watches units until the last has ended: what they print, and how they end."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from experiments.engines.engine import Running
 
@@ -12,7 +13,10 @@ _NOISE = ("submitit ",)
 
 
 def follow(
-    running: Running, names: Sequence[str], say: Callable[[str], None]
+    running: Running,
+    names: Sequence[str],
+    say: Callable[[str], None],
+    sizes: Mapping[Path, int] = MappingProxyType({}),
 ) -> Mapping[int, str]:
     """Repeats what units print, one line at a time; returns how each ended.
 
@@ -20,8 +24,11 @@ def follow(
       running: the units.
       names: of the units, to tell their lines apart.
       say: takes a line.
+      sizes: bytes that logs had before; they are not repeated.
     """
-    read = {unit: 0 for unit in range(len(names))}
+    read = {
+        unit: sizes.get(running.log(unit).resolve(), 0) for unit in range(len(names))
+    }
     over: set[int] = set()
     while True:
         # Asked first, so that what is read then is all of those that have ended.
@@ -37,6 +44,11 @@ def follow(
         if len(over) == len(names):
             return ended
         time.sleep(_SECONDS)
+
+
+def sizes_of(logs: Iterable[Path]) -> dict[Path, int]:
+    """Bytes of the logs that are there, for `follow`."""
+    return {log.resolve(): log.stat().st_size for log in logs if log.is_file()}
 
 
 def _new_lines(path: Path, start: int) -> tuple[list[str], int]:
