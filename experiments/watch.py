@@ -141,7 +141,10 @@ def _runs(folder: Path, depth: int) -> Iterator[Path]:
 
 
 def _look(folder: Path) -> Watched:
-    config = _config(folder)
+    # NumPy comes with it, for which `--help` does not wait.
+    from safex.training.files import read_mapping  # noqa: PLC0415
+
+    config = read_mapping(folder / "config.yaml")
     episodes = _whole(config.get("train"), "num_model_updates")
     there = [path for path in folder.glob("seed_*") if path.name[5:].isdigit()]
     indices = {int(path.name[5:]) for path in there}
@@ -162,17 +165,6 @@ def _look(folder: Path) -> Watched:
     else:
         state = "stopped" if indices else "waiting"
     return Watched(folder, episodes, state, pid if state == "running" else None, seeds)
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    import yaml  # noqa: PLC0415
-
-    try:
-        text = (folder / "config.yaml").read_text(encoding="utf-8", errors="replace")
-        found = yaml.safe_load(text)
-    except (OSError, yaml.YAMLError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _whole(section: Any, key: str) -> int | None:

@@ -110,7 +110,9 @@ def test_damaged_files_are_read_as_far_as_they_go(run, capsys, name, damage):
     printed(capsys, run)
 
 
-@pytest.mark.parametrize("text", ["", "a: [", "3", "train: 5\njob: []", "\x00"])
+@pytest.mark.parametrize(
+    "text", ["", "a: [", "3", "train: 5\njob: []", "\x00", "a: 2001-99-99"]
+)
 def test_a_damaged_configuration_hides_only_what_it_said(run, capsys, text):
     (run / "config.yaml").write_text(text)
     (found,) = watch(run)

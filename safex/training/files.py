@@ -105,6 +105,17 @@ def read_sealed(path: Path) -> dict[str, Any]:
     return content
 
 
+def read_mapping(path: Path) -> dict[str, Any]:
+    """What there is of a YAML file of keys; empty where it cannot be read."""
+    import yaml  # noqa: PLC0415
+
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8", errors="replace"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def whole_lines(path: Path, number: str | None = None) -> list[dict[str, Any]]:
     """The objects of a file of JSON lines, up to the first line that is damaged.
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from safex.config import NO_NUMBERS, SHARES
 from safex.errors import ResultsError
-from safex.training.files import whole_lines
+from safex.training.files import read_mapping, whole_lines
 from safex.training.plots.curves import Curves
 
 # Full names; whatever is below one counts as well.
@@ -138,7 +138,9 @@ def read_results(folder: Path, label: str) -> Results:
     except (KeyError, TypeError, ValueError, IndexError) as error:
         what = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise ResultsError(f"{path} is no summary of a run: {what}") from error
-    return Results(label, folder, summary, flat(_read_config(folder)), curves)
+    # A page can do without a configuration.
+    config = flat(read_mapping(folder / "config.yaml"))
+    return Results(label, folder, summary, config, curves)
 
 
 def _check_limits(limits: Any) -> None:
@@ -161,17 +163,6 @@ def _numbers(seeds: Any, key: str, dimensions: int) -> np.ndarray:
     if values.ndim != dimensions or values.size == 0 or not np.isfinite(values).all():
         raise ValueError(f"{key} must be numbers, as many for each seed")
     return values
-
-
-def _read_config(folder: Path) -> Mapping[str, Any]:
-    """What there is of a configuration; a page can do without."""
-    import yaml  # noqa: PLC0415
-
-    try:
-        found = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def flat(nested: Mapping[str, Any], path: str = "") -> dict[str, Any]:
