@@ -1,7 +1,6 @@
 """What a job does before and between its runs; the runs themselves are in test_loop."""
 
 import io
-import json
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ from experiments import calibrate, running, training
 from experiments.grid import Point, traced_of
 from experiments.jobs import Job, Unit
 from safex.agents.mpc import MPCAgent
+from safex.training.files import read_sealed
 from tests.test_configuration import read
 
 
@@ -57,7 +57,7 @@ def test_pictures_that_fail_cost_no_number(tmp_path, monkeypatch):
     printed = io.StringIO()
     point = Point(read("method=safe"), "", {})
     running._report(point, tmp_path, [1], Console(file=printed, width=80))
-    assert json.loads((tmp_path / "summary.json").read_text()) == {"a": 1}
+    assert read_sealed(tmp_path / "summary.json")["a"] == 1
     for what in ("figures", "videos", "report.html"):
         assert f"warning: no {what}: [disk] full" in printed.getvalue()
 
