@@ -91,7 +91,7 @@ def command(folder, url, *, key="", options=()):
         [sys.executable, str(SCRIPT), str(folder), *options],
         capture_output=True,
         text=True,
-        env=os.environ | here,
+        env={k: v for k, v in os.environ.items() if k != "WANDB_SERVICE"} | here,
         timeout=120,
         check=False,
     )
