@@ -16,7 +16,7 @@ import yaml
 from experiments.compare import main as compare
 from experiments.plot import main as plot
 from safex.training.account import load_record
-from tests.tracked import events, wandb_rows
+from tests.tracked import events, wandb_rows, without_service
 
 ROOT = Path(__file__).resolve().parents[1]
 # The smallest job that goes through every part; compiling is what takes the time.
@@ -44,12 +44,8 @@ def command(folder, *more):
 
 
 def environment(folder):
-    """One compilation cache for all runs of this file, and wandb's own service.
-
-    Tests of the same process may have left the address of a service that is gone.
-    """
-    inherited = {k: v for k, v in os.environ.items() if k != "WANDB_SERVICE"}
-    return inherited | {
+    """One compilation cache for all runs of this file."""
+    return without_service() | {
         "JAX_COMPILATION_CACHE_DIR": str(folder.parent / "cache"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
     }

@@ -15,6 +15,7 @@ import pytest
 from experiments import sync
 from experiments.locks import lock
 from safex.training.loggers import KEPT_OFFLINE, WandbLogger
+from tests.tracked import without_service
 
 SCRIPT = Path(sync.__file__)
 KEY = "0123456789" * 4
@@ -91,7 +92,7 @@ def command(folder, url, *, key="", options=()):
         [sys.executable, str(SCRIPT), str(folder), *options],
         capture_output=True,
         text=True,
-        env={k: v for k, v in os.environ.items() if k != "WANDB_SERVICE"} | here,
+        env=without_service() | here,
         timeout=120,
         check=False,
     )

@@ -1,9 +1,18 @@
 """Reads the files that TensorBoard's and wandb's loggers leave."""
 
 import json
+import os
 import struct
 
 import pytest
+
+
+def without_service():
+    """This process's variables, for a command that is to start wandb's service itself.
+
+    Tests of the same process may have left the address of a service that is gone.
+    """
+    return {k: v for k, v in os.environ.items() if k != "WANDB_SERVICE"}
 
 
 def events(folder):

@@ -233,8 +233,14 @@ class CalibratedModel:
         self, state: CalibratedState, obs: Array, action: Array, prediction: Prediction
     ) -> Prediction:
         novel = self._novel_std(state, obs, action, prediction)
+        return self._widened(state, prediction, novel)
+
+    def _widened(
+        self, state: CalibratedState, prediction: Prediction, novel_std: Array
+    ) -> Prediction:
+        """A raw prediction, `[..., D]` leaves, under the state's factors."""
         scale = jnp.minimum(state.known_stretch * state.scale, self.config.max_scale)
-        return calibrated(self.config, prediction, scale, novel)
+        return calibrated(self.config, prediction, scale, novel_std)
 
     def _novel_std(
         self, state: CalibratedState, obs: Array, action: Array, prediction: Prediction
@@ -254,13 +260,9 @@ class CalibratedModel:
         fresh = (row >= state.size_seen) & (row < data.size)
         rows, mask = first_rows(fresh, self.split.eval_batch_size)
         obs, action, next_obs = _rows(data, rows)
-
-        def beliefs(obs: Array, action: Array) -> tuple[Prediction, Array]:
-            raw = self.base.moments(state.base, obs, action)
-            novel = self._novel_std(state, obs, action, raw)
-            return self._calibrated(state, obs, action, raw), novel
-
-        prediction, novel = jax.vmap(beliefs)(obs, action)
+        raw = jax.vmap(self.base.moments, (None, 0, 0))(state.base, obs, action)
+        novel = jax.vmap(self._novel_std, (None, 0, 0, 0))(state, obs, action, raw)
+        prediction = self._widened(state, raw, novel)
         # Before the first fit there is no model to be surprised.
         mask = mask & (state.size_seen > 0)
         error = next_obs - prediction.mean

@@ -22,7 +22,6 @@ from safex.models.networks import (
     LearnedNoise,
     beta_nll,
     fixed_noise,
-    gaussian_nll,
     weight_prior,
 )
 from safex.models.normalizer import Normalizer, identity_normalizer
@@ -240,7 +239,7 @@ class Ensemble:
 
         def member_nll(params: PyTree, prior: PyTree, x: Array, y: Array) -> Array:
             mean, std = self._member_moments(params, prior, state.targets, x)
-            nll = beta_nll(mean, std, y, beta) if beta else gaussian_nll(mean, std, y)
+            nll = beta_nll(mean, std, y, beta)
             return jnp.mean(nll, where=None if mask is None else mask[:, None])
 
         return jax.vmap(member_nll)(params, state.prior_params, x, y)

@@ -119,18 +119,19 @@ def _trend(x: Array, y: Array, mask: Array) -> tuple[Trend, Array]:
     spread = jnp.linalg.inv(x.T @ x + _RIDGE * jnp.eye(num_inputs))
     rank = jnp.ceil(_JUMP_QUANTILE * count).astype(jnp.int32) - 1
 
-    def again(jumps: Array, _: None) -> tuple[Array, Array]:
-        slope = spread @ (x.T @ (y - jumps))
+    def again(_: int, last: tuple[Array, Array]) -> tuple[Array, Array]:
+        slope = spread @ (x.T @ (y - last[1]))
         left = y - x @ slope
         size = jnp.sort(jnp.where(mask[:, None], jnp.abs(left), jnp.inf), axis=0)[rank]
         most = _JUMP * jnp.maximum(size, _LEAST_SIZE)
-        return left - jnp.clip(left, -most, most), slope
+        return slope, left - jnp.clip(left, -most, most)
 
-    jumps, slopes = jax.lax.scan(again, jnp.zeros_like(y), length=_ROUNDS)
-    left = jnp.where(jumps == 0.0, y - x @ slopes[-1], 0.0)
+    start = (jnp.zeros((num_inputs, y.shape[1])), jnp.zeros_like(y))
+    slope, jumps = jax.lax.fori_loop(0, _ROUNDS, again, start)
+    left = jnp.where(jumps == 0.0, y - x @ slope, 0.0)
     freedom = jnp.maximum(count - num_inputs, 1)
     std = jnp.sqrt(jnp.sum(left**2, axis=0) / freedom)
-    return Trend(slopes[-1], spread, std), left
+    return Trend(slope, spread, std), left
 
 
 def novel_std(
