@@ -88,7 +88,11 @@ def plot(
         tasks.
     """
     from safex.training import plots  # noqa: PLC0415, after --help
-    from safex.training.results import common_limits, read_all  # noqa: PLC0415
+    from safex.training.results import (  # noqa: PLC0415
+        common_limits,
+        read_all,
+        trades,
+    )
 
     results = read_all(folders, labels)
     limits = common_limits(results)
@@ -97,33 +101,18 @@ def plot(
     plots.plot_curves(made[0], curves, limits, width=width)
     if len(results) > 1:
         made.append(out / f"pareto.{ending}")
-        draw_pareto(made[-1], results, width=min(width, 3.25))
+        plots.plot_pareto(
+            made[-1],
+            trades(results),
+            price="violating steps of training",
+            gain="final return",
+            width=min(width, 3.25),
+        )
     if own:
         for result in results:
             below = out / _file_name(result.label) if len(results) > 1 else out
             made += _own_figures(result, below, ending)
     return made
-
-
-def draw_pareto(path: Path, results: "Sequence[Results]", width: float) -> None:
-    """Violating steps of training against the final return."""
-    from safex.training.plots import plot_pareto  # noqa: PLC0415
-    from safex.training.plots.pareto import Trade  # noqa: PLC0415
-
-    trades = {
-        result.label: Trade(
-            [seed["training_violating_steps"] for seed in result.summary["seeds"]],
-            [seed["final_return"] for seed in result.summary["seeds"]],
-        )
-        for result in results
-    }
-    plot_pareto(
-        path,
-        trades,
-        price="violating steps of training",
-        gain="final return",
-        width=width,
-    )
 
 
 def _own_figures(result: "Results", out: Path, ending: str) -> list[Path]:

@@ -21,12 +21,12 @@ import numpy as np
 from safex.training.certificate import certify, over_budget
 from safex.training.files import write_text
 from safex.training.plots import plot_curves, plot_pareto
-from safex.training.plots.pareto import Trade
 from safex.training.plots.style import pretty
 from safex.training.results import (
     Results,
     common_limits,
     config_differences,
+    trades,
     violation_ledger,
 )
 
@@ -514,20 +514,13 @@ def _comparison(
         row.append(f"{100 * certificate['binomial']:.1f} %")
         row += [_number(np.mean(returns)), _number(min(returns))]
         rows.append([*row, _number(np.mean(plans)) if plans else "-"])
-    trades = {
-        r.label: Trade(
-            _values(r.summary, "training_violating_steps"),
-            _values(r.summary, "final_return"),
-        )
-        for r in results
-    }
     curves = {result.label: result.curves for result in results}
     with tempfile.TemporaryDirectory() as made:
         drawn = Path(made)
         plot_curves(drawn / "curves.svg", curves, limits)
         plot_pareto(
             drawn / "pareto.svg",
-            trades,
+            trades(results),
             price="violating steps of training",
             gain="final return",
         )

@@ -13,6 +13,7 @@ from safex.config import NO_NUMBERS, SHARES
 from safex.errors import ResultsError
 from safex.training.files import read_mapping, whole_lines
 from safex.training.plots.curves import Curves
+from safex.training.plots.pareto import Trade
 
 # Full names; whatever is below one counts as well.
 _NO_NUMBERS = (*NO_NUMBERS, *(f"job.{name}" for name in SHARES))
@@ -212,6 +213,17 @@ def common_limits(results: Sequence[Results]) -> list[tuple[str, float | None]]:
         budgets = {r.summary["limits"][c]["cost_budget"] for r in results}
         limits.append((limit["name"], budgets.pop() if len(budgets) == 1 else None))
     return limits
+
+
+def trades(results: Sequence[Results]) -> dict[str, Trade]:
+    """Violating steps of training against the final return, of each run's seeds."""
+    return {
+        result.label: Trade(
+            [seed["training_violating_steps"] for seed in result.summary["seeds"]],
+            [seed["final_return"] for seed in result.summary["seeds"]],
+        )
+        for result in results
+    }
 
 
 def violation_ledger(result: Results) -> list[dict[str, Any]]:
