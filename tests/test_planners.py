@@ -275,6 +275,7 @@ SEARCH = MinMaxConfig(
     num_elites_y=4,
     init_std_x=1.0,
     std_decay=0.7,
+    std_spread_x=1.0,
 )
 
 
