@@ -128,3 +128,30 @@ def test_the_evidence_finds_what_matters():
     error = np.abs(mean - (truth - scale.mean(0)) / scale.std(0))
     assert np.median(error) < 0.05
     assert (error < 3.0 * std + 0.05).mean() > 0.95
+
+
+def test_the_kernel_descends_on_the_marginal_likelihood(data):
+    x, y = (leaf.astype(np.float64) for leaf in data)
+    counts = np.arange(len(x)) < 15
+    y[~counts] = 0.0
+
+    def misfit(params):
+        length, noise = np.exp(params[:2]), 1e-4 + np.exp(params[2])
+        scaled = (x / length)[counts]
+        squares = ((scaled[:, None] - scaled) ** 2).sum(-1)
+        gram = np.exp(-0.5 * squares) + noise * np.eye(15)
+        var = np.sum(y[counts] * np.linalg.solve(gram, y[counts]), axis=0) / 15
+        # An amplitude of 0.1 at least; log lengths are near 1, give or take 1.
+        fit = 0.5 * 15 * np.log(var + 0.01).sum()
+        complexity = 0.5 * y.shape[1] * np.linalg.slogdet(gram)[1]
+        return fit + complexity + 0.5 * ((params[:2] - 1.0) ** 2).sum()
+
+    at, step = np.array([0.7, 1.2, -3.0]), 1e-5
+    wanted = [
+        (misfit(at + step * way) - misfit(at - step * way)) / (2 * step)
+        for way in np.eye(3)
+    ]
+    given = jnp.float32(at[:2]), jnp.float32(at[2])
+    length, noise = sparse_gp._misfit_gradient(given, x, y, counts)
+    found = np.append(length, noise)
+    assert_close(found, np.array(wanted), rtol=1e-3, atol=1e-3)

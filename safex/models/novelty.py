@@ -28,7 +28,7 @@ from safex.types import Array, Dataset, Prediction
 _KNOWN_SHARE = 0.95
 # Of one less the explained share, in float32.
 _ROUNDING = 1e-6
-# Of the trend: precision of its prior, and rounds without jumps.
+# Of the trend: precision of its prior, and most rounds without jumps.
 _RIDGE, _ROUNDS = 1.0, 30
 # A jump, in 90 % quantiles of what is left of the targets, and the least of those that
 # count, in stds of the targets.
@@ -119,15 +119,21 @@ def _trend(x: Array, y: Array, mask: Array) -> tuple[Trend, Array]:
     spread = jnp.linalg.inv(x.T @ x + _RIDGE * jnp.eye(num_inputs))
     rank = jnp.ceil(_JUMP_QUANTILE * count).astype(jnp.int32) - 1
 
-    def again(_: int, last: tuple[Array, Array]) -> tuple[Array, Array]:
-        slope = spread @ (x.T @ (y - last[1]))
+    def again(last: tuple) -> tuple:
+        number, _, jumps, _ = last
+        slope = spread @ (x.T @ (y - jumps))
         left = y - x @ slope
         size = jnp.sort(jnp.where(mask[:, None], jnp.abs(left), jnp.inf), axis=0)[rank]
         most = _JUMP * jnp.maximum(size, _LEAST_SIZE)
-        return slope, left - jnp.clip(left, -most, most)
+        found = left - jnp.clip(left, -most, most)
+        return number + 1, slope, found, jnp.all(found == jumps)
 
-    start = (jnp.zeros((num_inputs, y.shape[1])), jnp.zeros_like(y))
-    slope, jumps = jax.lax.fori_loop(0, _ROUNDS, again, start)
+    def unsettled(last: tuple) -> Array:
+        return (last[0] < _ROUNDS) & ~last[3]
+
+    no_slope, no_jumps = jnp.zeros((num_inputs, y.shape[1])), jnp.zeros_like(y)
+    start = (jnp.zeros((), jnp.int32), no_slope, no_jumps, jnp.zeros((), bool))
+    _, slope, jumps, _ = jax.lax.while_loop(unsettled, again, start)
     left = jnp.where(jumps == 0.0, y - x @ slope, 0.0)
     freedom = jnp.maximum(count - num_inputs, 1)
     std = jnp.sqrt(jnp.sum(left**2, axis=0) / freedom)

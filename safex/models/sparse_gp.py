@@ -165,11 +165,11 @@ def _kernel(a: Array, b: Array) -> Array:
     return jnp.exp(jnp.minimum(a @ b.T - 0.5 * squares, 0.0))
 
 
-def _cholesky(length: Array, noise: Array, x: Array, counts: Array) -> Array:
-    """Of the covariance; a row that does not count is independent of all others."""
+def _covariance(length: Array, noise: Array, x: Array, counts: Array) -> Array:
+    """In prior variances; a row that does not count is independent of all others."""
     scaled = x / length
     kernel = _kernel(scaled, scaled) * (counts[:, None] & counts)
-    return jnp.linalg.cholesky(kernel + jnp.diag(jnp.where(counts, noise, 1.0)))
+    return kernel + jnp.diag(jnp.where(counts, noise, 1.0))
 
 
 def _amplitude(length: Array, noise: Array, x: Array, y: Array, counts: Array) -> Array:
@@ -182,7 +182,7 @@ def _amplitude(length: Array, noise: Array, x: Array, y: Array, counts: Array) -
       y: `[N, D]`, 0 in rows that do not count.
       counts: `[N]` bool; a repeated row is no further evidence.
     """
-    root = _cholesky(length, noise, x, counts)
+    root = jnp.linalg.cholesky(_covariance(length, noise, x, counts))
     white = jax.scipy.linalg.solve_triangular(root, y, lower=True)
     var = jnp.sum(white**2, axis=0) / jnp.maximum(counts.sum(), 1)
     return jnp.sqrt(var + _LEAST_AMPLITUDE**2)
@@ -190,32 +190,44 @@ def _amplitude(length: Array, noise: Array, x: Array, y: Array, counts: Array) -
 
 def _fit_kernel(x: Array, y: Array, counts: Array) -> tuple[Array, Array]:
     """Length scales `[I]` and noise share `[]` by Adam on the marginal likelihood."""
-    size = jnp.maximum(counts.sum(), 1)
-
-    def loss(params: tuple[Array, Array]) -> Array:
-        length, noise = jnp.exp(params[0]), _noise(params[1])
-        root = _cholesky(length, noise, x, counts)
-        white = jax.scipy.linalg.solve_triangular(root, y, lower=True)
-        # With each output's amplitude at its best (profile likelihood).
-        fit = (
-            0.5 * size * jnp.log(jnp.sum(white**2, axis=0) / size + _LEAST_AMPLITUDE**2)
-        )
-        complexity = jnp.sum(jnp.log(jnp.diagonal(root)))
-        prior = 0.5 * ((params[0] - _LOG_LENGTH_MEAN) / _LOG_LENGTH_STD) ** 2
-        return jnp.sum(fit) + y.shape[1] * complexity + jnp.sum(prior)
-
     start = (jnp.full(x.shape[1], _LOG_LENGTH_MEAN), jnp.log(1e-2))
     optimizer = optax.adam(0.1)
 
     def step(carry: tuple, _: None) -> tuple[tuple, None]:
         params, opt_state = carry
-        updates, opt_state = optimizer.update(jax.grad(loss)(params), opt_state)
+        grads = _misfit_gradient(params, x, y, counts)
+        updates, opt_state = optimizer.update(grads, opt_state)
         return (optax.apply_updates(params, updates), opt_state), None
 
     (params, _), _ = jax.lax.scan(
         step, (start, optimizer.init(start)), None, length=_NUM_STEPS
     )
     return jnp.exp(params[0]), _noise(params[1])
+
+
+def _misfit_gradient(
+    params: tuple[Array, Array], x: Array, y: Array, counts: Array
+) -> tuple[Array, Array]:
+    """Gradient of what `_fit_kernel` minimises, for log lengths and log noise.
+
+    That is `sum_d n/2 log(y_d^T K^-1 y_d / n + a^2) + D/2 log|K|`, each output's
+    amplitude at its best but for the least a, and the prior of the lengths. Written out
+    down to K (Rasmussen and Williams 2006, Eq. 5.9): through the Cholesky factor it
+    takes twice the time.
+    """
+    covariance, back = jax.vjp(
+        lambda p: _covariance(jnp.exp(p[0]), _noise(p[1]), x, counts), params
+    )
+    root = jnp.linalg.cholesky(covariance)
+    whiten = jax.scipy.linalg.solve_triangular(root, jnp.eye(len(x)), lower=True)
+    white = whiten @ y
+    var = jnp.sum(white**2, axis=0) / jnp.maximum(counts.sum(), 1)
+    pulls = whiten.T @ white
+    slope = y.shape[1] * (whiten.T @ whiten)
+    slope -= (pulls / (var + _LEAST_AMPLITUDE**2)) @ pulls.T
+    ((length, noise),) = back(0.5 * slope)
+    prior = (params[0] - _LOG_LENGTH_MEAN) / _LOG_LENGTH_STD**2
+    return length + prior, noise
 
 
 def _noise(log_noise: Array) -> Array:
