@@ -6,9 +6,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from safex.config import CalibrationConfig, EnsembleConfig
+from safex.config import (
+    CalibrationConfig,
+    DropoutConfig,
+    EnsembleConfig,
+    LastLayerConfig,
+)
 from safex.models import novelty
+from safex.models.dropout import mc_dropout
 from safex.models.ensemble import deterministic_ensemble, probabilistic_ensemble
+from safex.models.last_layer import bayesian_last_layer
 from safex.models.networks import (
     algebraic_swish,
     beta_nll,
@@ -480,15 +487,22 @@ def test_beta_weighs_the_pull_of_each_output(beta):
     )
 
 
-def test_an_output_known_early_does_not_drown_one_that_is_not():
+@pytest.mark.parametrize(
+    ("build", "config"),
+    [
+        (probabilistic_ensemble, EnsembleConfig(num_ensembles=2)),
+        (bayesian_last_layer, LastLayerConfig()),
+        (mc_dropout, DropoutConfig()),
+    ],
+)
+def test_an_output_known_early_does_not_drown_one_that_is_not(build, config):
     """Four copies of a line beside a product that takes a hidden layer to say.
 
     With a weight prior of 0.2 and plain likelihood the product was learned as noise,
     whatever the data; so were heading and yaw rate of a robot beside its position.
     """
-    model = probabilistic_ensemble(
-        5, 1, EnsembleConfig(num_ensembles=2, num_training_steps=1000), UNSCALED
-    )
+    config = dataclasses.replace(config, num_training_steps=1000)
+    model = build(5, 1, config, UNSCALED)
     obs = jax.random.uniform(jax.random.key(0), (200, 5), minval=-1.0, maxval=1.0)
     action = jax.random.uniform(jax.random.key(1), (200, 1), minval=-1.0, maxval=1.0)
     line = jnp.broadcast_to(obs[:, :1], (200, 4))
