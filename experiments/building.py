@@ -38,6 +38,7 @@ from safex.models.ensemble import deterministic_ensemble, probabilistic_ensemble
 from safex.models.fsvgd import deterministic_fsvgd, probabilistic_fsvgd
 from safex.models.gaussian_process import GaussianProcess, gaussian_process
 from safex.models.last_layer import bayesian_last_layer
+from safex.models.own_frame import OwnFrameModel, has_frame
 from safex.models.true_dynamics import TrueDynamics
 from safex.optimizers.cem import CEM
 from safex.optimizers.icem import ICEM
@@ -55,7 +56,7 @@ SYSTEMS: Mapping[str, Any] = {
     "PointGoal": PointGoal,
 }
 # Of a learned model: `(obs_dim, action_dim, settings, calibration) -> model`.
-MODELS: Mapping[str, Callable[[int, int, Any, CalibrationConfig], DynamicsModel]] = {
+MODELS: Mapping[str, Callable[[int, int, Any, CalibrationConfig], CalibratedModel]] = {
     "ProbabilisticEnsemble": probabilistic_ensemble,
     "DeterministicEnsemble": deterministic_ensemble,
     "ProbabilisticFSVGD": probabilistic_fsvgd,
@@ -182,7 +183,9 @@ def build_model(config: ExperimentConfig, env: Any) -> DynamicsModel:
     sizes = env.obs_dim, env.action_dim
     with _named("model"):
         if kind in MODELS:
-            return MODELS[kind](*sizes, settings, config.calibration)
+            model = MODELS[kind](*sizes, settings, config.calibration)
+            framed = settings.own_frame and has_frame(env)
+            return OwnFrameModel(env, model) if framed else model
         methods = ("init", "train", "moments", "num_members")
         raw = _own("model", kind, methods, *sizes, settings)
         split = settings if isinstance(settings, SplitConfig) else SplitConfig()

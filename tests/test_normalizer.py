@@ -52,3 +52,10 @@ def test_normalized_data_are_standard_and_come_back():
 def test_identity_changes_nothing():
     nothing = identity_normalizer(2)
     assert_close((nothing.normalize(X), nothing.denormalize(X)), (X, X))
+
+
+@pytest.mark.parametrize("value", [1.0, -0.3, 700.0])
+def test_a_constant_of_many_rows_has_no_spread(value):
+    x = np.full((220, 1), value, np.float32)
+    fitted = fit(x, np.arange(220) < 170)
+    assert_close(tuple(fitted), (np.full(1, np.float32(value)), np.ones(1)), rtol=1e-6)

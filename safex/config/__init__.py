@@ -34,6 +34,7 @@ from safex.config.models import (
     FSVGDConfig,
     GaussianProcessConfig,
     LastLayerConfig,
+    LearnedConfig,
     NetworkConfig,
     SplitConfig,
 )
@@ -116,6 +117,7 @@ __all__ = [
     "GaussianProcessConfig",
     "ICEMConfig",
     "LastLayerConfig",
+    "LearnedConfig",
     "LogBarrierConfig",
     "MPCConfig",
     "MPPIConfig",

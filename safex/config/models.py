@@ -37,7 +37,19 @@ class SplitConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class NetworkConfig(SplitConfig):
+class LearnedConfig(SplitConfig):
+    """What all learned models share.
+
+    Attributes:
+      own_frame: learn in the system's own frame where the environment has one: its
+        place and heading then do not matter to the model.
+    """
+
+    own_frame: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkConfig(LearnedConfig):
     """Architecture and training of the networks of a learned model.
 
     Attributes:
@@ -184,7 +196,7 @@ class FSVGDConfig(EnsembleConfig):
 
 
 @dataclasses.dataclass(frozen=True)
-class GaussianProcessConfig(SplitConfig):
+class GaussianProcessConfig(LearnedConfig):
     """Kernel, training and size of an exact Gaussian process.
 
     Attributes:

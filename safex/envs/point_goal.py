@@ -16,6 +16,7 @@ import numpy as np
 from flax import struct
 
 from safex.config import PointGoalConfig, changed
+from safex.envs import plane
 from safex.envs.angles import to_unit_circle, wrap
 from safex.envs.system import System
 from safex.types import Array, Step
@@ -259,6 +260,17 @@ class PointGoal(System):
         goal = obs[7:9] if self.random_goal else self.params.goal - obs[:2]
         pair = to_unit_circle(obs[2:4])
         return self._with_lidar(jnp.concatenate([obs[:2], pair, obs[4:7], goal]))
+
+    def to_frame(self, origin: Array, obs: Array) -> Array:
+        """An observation as seen from the robot of another, `[D], [D] -> [D]`.
+
+        The way to the goal turns with the robot; the lidar does already.
+        """
+        return plane.seen_from(origin, obs, (4, 7))
+
+    def from_frame(self, origin: Array, seen: Array) -> Array:
+        """Inverse of `to_frame`."""
+        return plane.placed_at(origin, seen, (4, 7))
 
     def backup(self, obs: Array) -> Array:
         """Brakes along the heading, and turns it into line with the motion.

@@ -14,6 +14,7 @@ import numpy as np
 from flax import struct
 
 from safex.config import RCCarConfig
+from safex.envs import plane
 from safex.envs.angles import to_unit_circle, wrap
 from safex.envs.system import System
 from safex.types import Array, Step
@@ -224,6 +225,14 @@ class RCCar(System):
     def project(self, obs: Array) -> Array:
         """Brings `(cos, sin)` back to the unit circle."""
         return obs.at[2:4].set(to_unit_circle(obs[2:4]))
+
+    def to_frame(self, origin: Array, obs: Array) -> Array:
+        """An observation as seen from the car of another, `[7], [7] -> [7]`."""
+        return plane.seen_from(origin, obs, (4,))
+
+    def from_frame(self, origin: Array, seen: Array) -> Array:
+        """Inverse of `to_frame`."""
+        return plane.placed_at(origin, seen, (4,))
 
     def backup(self, obs: Array) -> Array:
         """Wheels straight and throttle against the speed; outside it drives back in.

@@ -44,7 +44,10 @@ def fit_normalizer(x: Array, mask: Array) -> Normalizer:
       mask: `[B]` bool; without any true the normalizer is the identity.
     """
     weight = mask / jnp.maximum(mask.sum(), 1)
-    x = jnp.where(mask[:, None], x, 0.0)  # 0 times an overflow would be NaN
+    # From the first row on: weights that do not add up to 1 by a rounding would give a
+    # constant a mean beside it, and so a std.
+    first = jnp.where(mask.any(), x[jnp.argmax(mask)], 0.0)
+    x = jnp.where(mask[:, None], x - first, 0.0)  # 0 times an overflow would be NaN
     mean = weight @ x
     std = jnp.sqrt(weight @ (x - mean) ** 2)
-    return Normalizer(mean, jnp.where(std > _CONSTANT_STD, std, 1.0))
+    return Normalizer(first + mean, jnp.where(std > _CONSTANT_STD, std, 1.0))
