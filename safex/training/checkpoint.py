@@ -100,10 +100,11 @@ def load_checkpoint(
     return None
 
 
-def newest_checkpoint(folder: Path, at_most: int) -> int:
+def newest_checkpoint(folder: Path, at_most: int | None = None) -> int:
     """The episode of the newest file, none later than `at_most`; -1 without one."""
     episodes = [_episode(path) for path in _newest_first(folder)]
-    return max((e for e in episodes if e <= at_most), default=-1)
+    known = (e for e in episodes if at_most is None or e <= at_most)
+    return max(known, default=-1)
 
 
 def forget_checkpoints(folder: Path, last: int) -> None:

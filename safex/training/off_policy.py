@@ -433,6 +433,7 @@ class OffPolicyTrainer:
             "eval/best/step": int(best.step),
         }
         row |= _per_constraint("eval/episode/cost_return", cost.tolist())
+        row |= _per_constraint("eval/best/cost_return", best.cost.tolist())
         worst = np.max([e["worst_excess"] for e in entries], axis=0)
         return state, row | _per_constraint("eval/account/worst_excess", worst.tolist())
 
