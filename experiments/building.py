@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from safex.agents.off_policy.build import build_off_policy
 
 from experiments.configuration import (
     Experiment,
@@ -20,6 +19,7 @@ from experiments.configuration import (
 from experiments.registry import CONSTRAINED, import_class
 from safex.agents import planners
 from safex.agents.mpc import MPCAgent
+from safex.agents.off_policy.build import build_off_policy
 from safex.agents.planners import Planner
 from safex.config import CalibrationConfig, SplitConfig
 from safex.constraints.augmented_lagrangian import AugmentedLagrangian
@@ -187,8 +187,9 @@ def build_model_free(config: ModelFreeConfig, env: Any) -> OffPolicyAgent:
 
 def budget_of(config: Experiment, env: Any) -> tuple[float, ...]:
     """C costs that an episode is allowed."""
-    agent = config.agent
-    settings = agent if isinstance(config, ExperimentConfig) else agent.settings
+    settings: Any = config.agent
+    if isinstance(config, ModelFreeConfig):
+        settings = config.agent.settings
     allowed = np.broadcast_to(settings.cost_budget, env.num_constraints)
     return tuple(allowed.tolist())
 

@@ -183,12 +183,12 @@ def _seed(run: Path, index: int, counted: str) -> Seed:
     folder = run / f"seed_{index}"
     rows, torn = _lines(folder / "metrics.jsonl")
     last = rows[-1] if rows else {}
-    counted, torn_too = _lines(folder / "violations.jsonl")
+    violations, torn_too = _lines(folder / "violations.jsonl")
     episode = _number(last, counted)
     told = _number(last, _VIOLATIONS)
     # An episode's violations are written before it is learned from.
     counts = [int(told)] if told is not None else []
-    counts += [len(counted)] if counted else []
+    counts += [len(violations)] if violations else []
     held, pid = lock_holder(folder / LOCK)
     return Seed(
         index,

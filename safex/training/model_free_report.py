@@ -79,8 +79,8 @@ def read_seed(folder: Path) -> _Seed:
     rows, timing = (
         whole_lines(folder / f"{name}.jsonl", "step") for name in ("metrics", "timing")
     )
-    lists = (read_entries(folder / f"{n}.jsonl") for n in ("episodes", "evaluations"))
-    return _Seed(rows, *lists, timing)
+    episodes = read_entries(folder / "episodes.jsonl")
+    return _Seed(rows, episodes, read_entries(folder / "evaluations.jsonl"), timing)
 
 
 def summarise_run(
