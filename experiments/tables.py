@@ -65,23 +65,24 @@ def model_free_table(summary: Mapping[str, Any]) -> Table:
         about = f"{pretty(limit['name'])}\n" if several else ""
         heading = f"{about}excess\n[{limit['unit']}]"
         columns.append(_number(heading, "worst_excess", c, spec=".3f"))
-    columns.append(_number("episodes\nover budget", "episodes_over_budget"))
+    columns.append(_number("over\nbudget", "episodes_over_budget"))
     for c, limit in enumerate(limits):
         about = f"{pretty(limit['name'])}\n" if several else ""
         heading = f"{about}final cost\nof {limit['cost_budget']:g}"
         columns.append(_number(heading, "evaluation_cost", c, spec=".1f"))
     columns.append(_number("final\nreturn", "final_return", spec=".1f"))
-    columns.append(_Column("best\nfeasible", _best))
+    columns.append(_Column("best\nwithin", _best))
     table = Table(
         box=box.SIMPLE_HEAD,
         title=f"{summary['method']} on {summary['env']}, "
         f"{summary['total_steps']} steps",
-        caption="excess: the worst over the limit; final: mean of the last evaluation "
-        "by the deterministic policy; best feasible: return of the best agent, by an "
-        "evaluation within the budget\n"
+        caption="random: in the random phase; excess: the worst over the limit; over "
+        "budget: episodes of training; final: mean of the last evaluation by the "
+        "deterministic policy; best within: return of the best agent that an "
+        "evaluation found within its budget\n"
         f"{certificate['over_budget']} of {certificate['episodes']} episodes of the "
         "last evaluations broke their budget, which the agents hold on average",
-        collapse_padding=len(columns) > _COMFORTABLE,
+        collapse_padding=True,
     )
     for column in columns:
         table.add_column(escape(column.heading), justify="right")
