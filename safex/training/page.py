@@ -34,9 +34,9 @@ from safex.training.results import (
 VIDEO_BYTES = 16_000_000  # of all videos in a page; the others are links
 _LEDGER_ROWS = 200
 _FIGURES = {
-    "training": "Against environment steps: violating steps so far, and mean return and "
-    "cost of the episodes of each stretch of training; in green the evaluations by the "
-    "deterministic policy. The random phase is shaded.",
+    "training": "Violating steps so far, and mean return and cost of the episodes of "
+    "each stretch of training; in green the evaluations by the deterministic policy. "
+    "The random phase is shaded.",
     "evaluation": "Every step of the last evaluation's episodes; what is forbidden is "
     "shaded.",
     "learned": "What the agents said of their updates, a line for each seed.",

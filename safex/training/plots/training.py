@@ -145,10 +145,21 @@ def plot_learned(
                 panel.plot(steps, values, color=BLUE, alpha=0.8, linewidth=0.9)
             panel.set_title(name, fontsize="small")
             _thousands(panel)
+            _no_noise(panel)
             if i + columns >= len(names):
                 panel.set_xlabel("environment steps")
                 panel.tick_params(labelbottom=True)
     return figure
+
+
+def _no_noise(axes: "Axes") -> None:
+    """Room about what hardly changes, whose last digits would fill the panel."""
+    low, high = axes.get_ylim()
+    size = max(abs(low), abs(high))
+    if high - low < 1e-3 * size:
+        axes.set_ylim(
+            0.5 * (low + high) - 0.05 * size, 0.5 * (low + high) + 0.05 * size
+        )
 
 
 def _telling(name: str) -> bool:
