@@ -4,8 +4,8 @@ python benchmarks/off_policy.py           # every agent of ours
 python benchmarks/off_policy.py --peers   # and FSRL's CVPO, in turn with ours
 
 Sizes of FSRL's BallCircle: 8 observations, 2 actions, 128 x 128 ReLU, batches of 256,
-two-step returns, 16 actions an observation in the E-step. Ours has twin critics of the
-reward and of the cost and solves the dual to tolerance; FSRL's runs with one critic each,
+two-step returns, 16 actions an observation in the E-step. Ours has twin critics of
+reward and cost and solves the dual to tolerance; FSRL's runs with one critic each,
 its default, and with twins, and takes one step on the dual.
 """
 

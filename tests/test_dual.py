@@ -15,7 +15,7 @@ CAP = 1e4
 
 
 def batch(seed, num_costs, tightness):
-    """Values on scales of their own, thresholds `tightness` stds below the mean cost."""
+    """Values on scales of their own; thresholds `tightness` stds below mean costs."""
     rng = np.random.default_rng(seed)
     shape = (STATES, SAMPLES)
     reward = 10 ** rng.uniform(-1, 2) * (
