@@ -73,9 +73,11 @@ def cost_thresholds(config: OffPolicyConfig, env: Sizes) -> tuple[float, ...]:
     )
 
 
-def _gaussian(config: OffPolicyConfig, env: Sizes, **settings: float) -> GaussianActor:
+def _gaussian(
+    config: OffPolicyConfig, env: Sizes, init_std: float = 1.0, min_std: float = 1e-3
+) -> GaussianActor:
     sizes = (env.obs_dim, env.action_dim, config.features, config.activation)
-    return GaussianActor(*sizes, **settings)
+    return GaussianActor(*sizes, init_std=init_std, min_std=min_std)
 
 
 def _critics(config: OffPolicyConfig, env: Sizes, num_costs: int) -> Critics:
@@ -151,7 +153,9 @@ def _cvpo(config: CVPOConfig, env: Sizes) -> OffPolicyLearner:
     return OffPolicyLearner(critics, policy, NoPrice())
 
 
-_BUILDERS: dict[str, tuple[type, Callable[[Any, Sizes], OffPolicyLearner]]] = {
+_BUILDERS: dict[
+    str, tuple[type[OffPolicyConfig], Callable[[Any, Sizes], OffPolicyLearner]]
+] = {
     "SAC": (SACConfig, _sac),
     "TD3": (TD3Config, _td3),
     "DDPG": (DDPGConfig, _ddpg),
@@ -182,5 +186,6 @@ def build_off_policy(kind: str, config: Any, env: Sizes) -> OffPolicyLearner:
             f"agent.kind {kind} takes a {expected.__name__}, got a "
             f"{type(config).__name__}"
         )
+    # Agents without a price have budgets too, for the account.
     episode_budgets(config, env.num_constraints)
     return build(config, env)

@@ -71,11 +71,14 @@ class Critics:
     def members(self, params: PyTree, obs: Array, action: Array) -> Array:
         """`[K, 1 + C, ...]` the reward first, for `[..., D]` and `[..., A]`."""
         x = jnp.concatenate([obs, action], axis=-1)
-        apply = jax.vmap(
-            lambda p: self._network.apply({"params": p}, x)  # type: ignore[arg-type]
-        )
+
+        def member(params: PyTree) -> Array:
+            value = self._network.apply({"params": params}, x)
+            assert isinstance(value, jax.Array)
+            return value
+
         shape = (self.config.num_critics, 1 + self.num_costs, *x.shape[:-1])
-        return apply(params).reshape(shape)
+        return jax.vmap(member)(params).reshape(shape)
 
     def values(self, params: PyTree, obs: Array, action: Array) -> Values:
         """The wary side of `members`."""

@@ -47,12 +47,12 @@ class Moments(NamedTuple):
 
 
 def mean_kl(old: Moments, new: Moments) -> Array:
-    """KL of the old policy from one with the new means and the old stds, mean over B."""
+    """KL of the old policy from one with new means and the old stds, mean over B."""
     return (0.5 * ((new.mean - old.mean) / old.std) ** 2).sum(-1).mean()
 
 
 def std_kl(old: Moments, new: Moments) -> Array:
-    """KL of the old policy from one with the new stds and the old means, mean over B."""
+    """KL of the old policy from one with new stds and the old means, mean over B."""
     ratio = (old.std / new.std) ** 2
     return (0.5 * (ratio - 1.0 - jnp.log(ratio))).sum(-1).mean()
 
@@ -191,7 +191,7 @@ class VariationalPolicy:
             (limits - kls) / limits, state.prices_opt_state
         )
         log_prices = optax.apply_updates(state.log_prices, updates)
-        # Free of the pull of a KL that is 0 for long, a price would take long to return.
+        # Fallen without end while a KL was 0, a price would take long to return.
         log_prices = jnp.clip(log_prices, -7.0, 14.0)
         state = state._replace(
             params=params,

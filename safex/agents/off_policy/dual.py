@@ -24,9 +24,8 @@ import jax.numpy as jnp
 
 from safex.types import Array
 
-# In stds of Q: beyond the upper one weights are uniform, below the lower one they are
-# an argmax, in float32.
-_TEMPERATURES = (1e-3, 1e4)
+# In stds of Q_r; below it weights are an argmax, in float32.
+_MIN_TEMPERATURE = 1e-3
 _MAX_STEPS = 60
 _MAX_HALVINGS = 12
 # Share of eps, and of a cost's std, that a constraint may be missed by.
@@ -119,13 +118,17 @@ def solve_estep(
     costs, cost_scale = jax.vmap(_standardised)(cost)
     unit = reward_scale / cost_scale
     num_costs = threshold.shape[0]
+    highest = max_multiplier / unit
+    # The KL is std(x)^2 / (2 eta^2) where it is small, and std(x) <= 1 + sum lambda: a
+    # temperature above that asks for more than the cap of the prices allows.
+    hottest = 4.0 * (1.0 + highest.sum(keepdims=True)) / jnp.sqrt(2.0 * eps)
     problem = _Problem(
         reward=centred,
         cost=costs,
         slack=(threshold - cost.mean((1, 2))) / cost_scale,
         eps=eps,
-        low=jnp.concatenate([jnp.full(1, _TEMPERATURES[0]), jnp.zeros(num_costs)]),
-        high=jnp.concatenate([jnp.full(1, _TEMPERATURES[1]), max_multiplier / unit]),
+        low=jnp.zeros(1 + num_costs).at[0].set(_MIN_TEMPERATURE),
+        high=jnp.concatenate([hottest, highest]),
     )
     begin = jnp.concatenate(
         [start.temperature[None] / reward_scale, start.multiplier / unit]
@@ -219,9 +222,9 @@ def _covariance(problem: _Problem, y: Array, weights: Array, free: Array) -> Arr
 def _direction(problem: _Problem, y: Array, weights: Array, gradient: Array) -> Array:
     """Newton's step of the free variables, no further than the model can be trusted.
 
-    Where the price is high, `x / eta` and Q_c are nearly the same and the Hessian nearly
-    singular. It is `T M T' / eta` with `T = ((1, -lambda), (0, eta I)) / eta` and M the
-    covariance of `(Q_r, Q_c)`, which is not; so M is inverted and T by hand.
+    Where the price is high, `x / eta` and Q_c are nearly the same, and the Hessian is
+    nearly singular. It is `T M T' / eta` with `T = ((1, -lambda), (0, eta I)) / eta`
+    and M the covariance of `(Q_r, Q_c)`, which is not; so M is inverted, T by hand.
     """
     free = jnp.where(_at_bound(problem, y, gradient), 0.0, 1.0)
     moments = _covariance(problem, y, weights, free)

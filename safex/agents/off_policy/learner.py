@@ -59,13 +59,13 @@ class OffPolicyState(NamedTuple):
       policy: of the policy.
       critics: of the critics.
       price: of the multipliers.
-      count: `[]` int32 updates so far.
+      updates: `[]` int32 so far.
     """
 
     policy: PyTree
     critics: CriticsState
     price: PyTree
-    count: Array
+    updates: Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,7 +145,7 @@ class OffPolicyLearner:
             )
             return (policy, critics, count + 1), {**metrics, **more}
 
-        start = (state.policy, state.critics, state.count)
+        start = (state.policy, state.critics, state.updates)
         keys = jax.random.split(key, num_updates)
         (policy, critics, count), metrics = jax.lax.scan(step, start, keys)
         metrics = jax.tree.map(lambda x: x.mean(0), metrics)

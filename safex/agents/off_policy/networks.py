@@ -7,6 +7,7 @@ clipped but the exploration noise of the deterministic actor, before it is store
 import dataclasses
 
 import distrax
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -50,7 +51,7 @@ class GaussianActor:
     def moments(self, params: PyTree, obs: Array) -> tuple[Array, Array]:
         """Mean and std `[..., A]` before the tanh for `obs` `[..., D]`."""
         head = self._network.apply({"params": params}, obs)
-        assert isinstance(head, jnp.ndarray)
+        assert isinstance(head, jax.Array)
         raw, pre_std = jnp.split(head, 2, axis=-1)
         mean = self.max_mean * jnp.tanh(raw / self.max_mean)
         # A softplus shifted so that 0 gives init_std.
@@ -96,5 +97,5 @@ class DeterministicActor:
     def action(self, params: PyTree, obs: Array) -> Array:
         """The action `[..., A]` for `obs` `[..., D]`."""
         head = self._network.apply({"params": params}, obs)
-        assert isinstance(head, jnp.ndarray)
+        assert isinstance(head, jax.Array)
         return jnp.tanh(head)
