@@ -181,6 +181,8 @@ def build_model_free(config: ModelFreeConfig, env: Any) -> OffPolicyAgent:
             if env.num_constraints > 1
             else f"agent.cost_budget needs 1 entry, got {count}"
         )
+    with _named("train"):
+        config.train.rounds(env.max_steps)
     with _named("agent"):
         return build_off_policy(kind, settings, env)
 

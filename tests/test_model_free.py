@@ -36,7 +36,7 @@ from safex.training.files import read_sealed
 from safex.training.model_free_report import _filled, _stretches, read_seed
 from safex.training.off_policy import RoundProgress
 from safex.training.page import write_page
-from safex.training.plots.training import Stretch
+from safex.training.plots.training import Stretch, plot_learned, plot_training
 from safex.training.results import read_all
 from tests.finished_run import seed_of, write_run
 from tests.test_configuration import (
@@ -194,6 +194,13 @@ def test_a_task_that_an_agent_cannot_do_is_refused():
     with pytest.raises(ConfigError, match=r"agent\.cost_budget needs 1 entry, got 2"):
         build_model_free(read("method=cvpo", "cost_budget=[1,2]"), Task())
     build_model_free(read("method=cvpo", "cost_budget=0"), Task())
+
+
+def test_a_random_phase_of_all_rounds_is_refused():
+    config = read("method=cvpo", "train.total_steps=1700", "train.random_steps=1650")
+    # Of 1600 steps, as 8 environments of 200.
+    with pytest.raises(ConfigError, match=r"train\.random_steps 1650 are all of the 2"):
+        build_model_free(config, build_env(config))
 
 
 def test_a_foreign_task_makes_its_own_environments():
@@ -372,6 +379,20 @@ def test_a_stretch_without_an_episode_repeats_its_neighbour():
         (5.0, 0),
         (5.0, 2),
     ]
+
+
+def test_each_constraint_has_a_panel_with_its_budget(tmp_path):
+    parts = [Stretch(0, None, (), 0), *(Stretch(s, s, (s, 0.0), 1) for s in (1, 2))]
+    marks = [Stretch(2, 1.0, (2.0, 0.0), 0)]
+    names = ["theta", "left wall"]
+    figure = plot_training(
+        tmp_path / "a.png", [parts], [marks], [1.0, 0.0], names, random_steps=0
+    )
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles == ["", "", "θ, budget 1", "left wall, budget 0"]
+    figure = plot_learned(tmp_path / "b.png", {"loss": [([1, 2], [5.0, 5.0])]})
+    low, high = figure.axes[0].get_ylim()
+    assert (low, high) == pytest.approx((4.75, 5.25))
 
 
 def test_progress_is_a_line_for_rounds(capsys):

@@ -141,6 +141,25 @@ class OffPolicyTrainConfig:
                 f"environments, got {self.replay_capacity}"
             )
 
+    def rounds(self, max_steps: int) -> tuple[int, int]:
+        """Environment steps of a round, and how many rounds there are.
+
+        Args:
+          max_steps: length of an episode [steps].
+
+        Raises:
+          ValueError: the random phase, in whole rounds, leaves none to learn in.
+        """
+        steps = (self.steps_per_round or max_steps) * self.num_envs
+        number = -(-self.total_steps // steps)
+        if -(-self.random_steps // steps) >= number:
+            raise ValueError(
+                f"random_steps {self.random_steps} are all of the {number} rounds of "
+                f"{steps} steps that total_steps {self.total_steps} make, and nothing "
+                "is learned: take fewer, more total_steps, or fewer steps_per_round"
+            )
+        return steps, number
+
     @property
     def last_checkpoint(self) -> int:
         """Least number of the checkpoint that a finished run has: its steps."""

@@ -158,8 +158,7 @@ class OffPolicyTrainer:
         self._told_of_length = not fixed_length
         steps = config.steps_per_round or vector.max_steps
         self.steps_per_round = steps
-        self.round_steps = steps * config.num_envs
-        self.num_rounds = -(-config.total_steps // self.round_steps)
+        self.round_steps, self.num_rounds = config.rounds(vector.max_steps)
         self.num_updates = max(1, round(config.updates_per_step * self.round_steps))
         # No smaller than a block.
         self.capacity = max(config.replay_capacity // config.num_envs, steps)
