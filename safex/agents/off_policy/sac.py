@@ -51,7 +51,7 @@ class SoftPolicy:
         """A random actor."""
         params = self.actor.init(key)
         # An array of its own type: a Python number's would compile the update twice.
-        log_temperature = jnp.log(jnp.full((), self.config.init_temperature))
+        log_temperature = jnp.log(jnp.float32(self.config.init_temperature))
         return SACState(
             params,
             self._optimizer.init(params),
