@@ -6,7 +6,7 @@ python benchmarks/off_policy.py --peers   # and FSRL's CVPO, in turn with ours
 Sizes of FSRL's BallCircle: 8 observations, 2 actions, 128 x 128 ReLU, batches of 256,
 two-step returns, 16 actions an observation in the E-step. Ours has twin critics of
 reward and cost and solves the dual to tolerance; FSRL's runs with one critic each,
-its default, and with twins, and takes one step on the dual.
+its default, against ours with one, and with twins, and takes one step on the dual.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -61,9 +62,11 @@ def random_replay() -> Replay:
     return append(make_replay(ROWS, ENVS, OBS_DIM, ACTION_DIM, 1), block)
 
 
-def updates(kind: str, replay: Replay, num_updates: int) -> Callable[[], Timing]:
+def updates(
+    kind: str, replay: Replay, num_updates: int, **changes: Any
+) -> Callable[[], Timing]:
     """A call that makes a block of updates."""
-    sizes = {"features": FEATURES, "batch_size": BATCH, "n_step": N_STEP}
+    sizes = {"features": FEATURES, "batch_size": BATCH, "n_step": N_STEP, **changes}
     if kind == "CVPO":
         sizes["num_samples"] = SAMPLES
     config = getattr(settings, f"{kind}Config")(**sizes)
@@ -110,6 +113,10 @@ def main() -> None:
     parser.add_argument("--peers", action="store_true", help="also time FSRL's CVPO")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--updates", type=int, default=100, help="in a call")
+    cores = len(os.sched_getaffinity(0))
+    parser.add_argument(
+        "--threads", nargs="+", type=int, default=sorted({1, cores}), help="of FSRL"
+    )
     parser.add_argument("--kinds", nargs="+", default=OFF_POLICY_KINDS)
     arguments = parser.parse_args()
     set_up_jax()
@@ -119,22 +126,25 @@ def main() -> None:
     print(f"{describe_machine()}; matrix-product peak {peak:.0f} GFLOP/s")
     replay = random_replay()
     calls = {kind: updates(kind, replay, arguments.updates) for kind in arguments.kinds}
-    peers = {}
+    peers: dict[str, Peer] = {}
+    against: dict[str, str] = {}
     if arguments.peers:
-        cores = len(os.sched_getaffinity(0))
-        for double_critic, critics in ((False, "one critic"), (True, "twin critics")):
-            for threads in sorted({1, cores}):
-                name = f"FSRL's CVPO, {critics}, {threads} thread(s)"
-                peers[name] = peer(
-                    arguments.updates, threads, double_critic=double_critic
-                )
+        calls["CVPO, 1 critic"] = updates(
+            "CVPO", replay, arguments.updates, num_critics=1
+        )
+        for twins, base in ((False, "CVPO, 1 critic"), (True, "CVPO")):
+            for threads in arguments.threads:
+                name = f"FSRL's {base}, {threads} threads"
+                peers[name] = peer(arguments.updates, threads, double_critic=twins)
+                against[name] = base
         calls.update({name: worker.call for name, worker in peers.items()})
     timings = interleaved(calls, arguments.rounds)
     for name, worker in peers.items():
         worker.close()
-        if "CVPO" in timings:
-            ratio = median_cpu(timings[name]) / median_cpu(timings["CVPO"])
-            print(f"{name} / safex's CVPO: {ratio:.1f} in CPU-s")
+        base = against[name]
+        if base in timings:
+            ratio = median_cpu(timings[name]) / median_cpu(timings[base])
+            print(f"{name} / safex's {base}: {ratio:.1f} in CPU-s")
     for name, group in timings.items():
         cpu = 1000 * median_cpu(group) / arguments.updates
         print(f"{name}: {cpu:.1f} CPU-s per 1000 updates")

@@ -1,8 +1,9 @@
 """A constrained task with a known optimum, and a loop that learns it.
 
-At each of 20 steps an action (a, b) earns `a - b^2` and costs `((1 + a) / 2)^2`; no step
-bears on the next. Without a constraint (1, 0) is best, at a cost of 20. A budget of 7.2 is
-met by a = 0.2 at every step, and that is best: reward and cost are concave and convex.
+At each of 20 steps an action (a, b) earns `a - b^2` and costs `((1 + a) / 2)^2`; no
+step bears on the next. Without a constraint (1, 0) is best, at a cost of 20. A budget
+of 7.2 is met by a = 0.2 at every step, and that is best: the reward is concave, the
+cost convex.
 """
 
 from functools import partial

@@ -39,6 +39,7 @@ from safex.config.models import (
 )
 from safex.config.off_policy import (
     OFF_POLICY_KINDS,
+    OFF_POLICY_PRESETS,
     CVPOConfig,
     DDPGConfig,
     DDPGLagConfig,
@@ -105,6 +106,7 @@ __all__ = [
     "MINMAX_MODES",
     "NO_NUMBERS",
     "OFF_POLICY_KINDS",
+    "OFF_POLICY_PRESETS",
     "PENALTIES",
     "PLAN_DTYPES",
     "RC_CAR_ON_TYRES",

@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from safex.config.checks import require_at_least, require_below_bound, require_positive
 from safex.config.constraints import PIDConfig
@@ -237,3 +239,94 @@ class CVPOConfig(OffPolicyConfig):
             raise ValueError(
                 f"old_policy_tau must lie in (0, 1], got {self.old_policy_tau}"
             )
+
+
+# Settings named after the code that they were read in, as far as an agent has them;
+# docs/model_free.md has each number's source and what differs all the same.
+OFF_POLICY_PRESETS: Mapping[str, tuple[str, OffPolicyConfig]] = MappingProxyType(
+    {
+        "cvpo_fsrl": (
+            "CVPO",
+            CVPOConfig(
+                cost_budget=(10.0,),
+                discount=0.97,
+                cost_discount=0.97,
+                num_critics=1,
+                tau=0.05,
+                max_multiplier=20.0,
+                mstep_lr_rate=0.1,
+                old_policy_period=500,
+            ),
+        ),
+        "cvpo_fsrl_navigation": (
+            "CVPO",
+            CVPOConfig(
+                discount=0.995,
+                cost_discount=0.995,
+                n_step=3,
+                num_critics=1,
+                tau=0.05,
+                max_multiplier=20.0,
+                mstep_lr_rate=0.1,
+                old_policy_period=2000,
+            ),
+        ),
+        "cvpo_paper": (
+            "CVPO",
+            CVPOConfig(
+                cost_budget=(10.0,),
+                n_step=1,
+                batch_size=300,
+                features=(256, 256),
+                actor_lr_rate=2e-3,
+                tau=0.005,
+                num_samples=32,
+                estep_kl=0.1,
+                mstep_kl_mean=0.001,
+                mstep_kl_std=0.001,
+                num_msteps=6,
+                old_policy_period=1,
+                old_policy_tau=0.005,
+            ),
+        ),
+        "cvpo_paper_circle": (
+            "CVPO",
+            CVPOConfig(
+                cost_budget=(20.0,),
+                n_step=1,
+                batch_size=300,
+                features=(256, 256),
+                actor_lr_rate=6.4e-3,
+                critic_lr_rate=1.5e-3,
+                tau=0.005,
+                num_samples=64,
+                estep_kl=0.1,
+                mstep_kl_mean=0.001,
+                mstep_kl_std=0.001,
+                num_msteps=29,
+                old_policy_period=1,
+                old_policy_tau=0.005,
+            ),
+        ),
+        "sac_lag_fsrl": (
+            "SACLag",
+            SACLagConfig(
+                cost_budget=(10.0,),
+                discount=0.97,
+                cost_discount=0.97,
+                tau=0.05,
+                init_temperature=1.0,
+            ),
+        ),
+        "ddpg_lag_fsrl": (
+            "DDPGLag",
+            DDPGLagConfig(
+                cost_budget=(10.0,),
+                discount=0.97,
+                cost_discount=0.97,
+                num_critics=1,
+                tau=0.05,
+            ),
+        ),
+    }
+)

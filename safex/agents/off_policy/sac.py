@@ -50,7 +50,8 @@ class SoftPolicy:
     def init(self, key: Array) -> SACState:
         """A random actor."""
         params = self.actor.init(key)
-        log_temperature = jnp.log(jnp.asarray(self.config.init_temperature))
+        # An array of its own type: a Python number's would compile the update twice.
+        log_temperature = jnp.log(jnp.float32(self.config.init_temperature))
         return SACState(
             params,
             self._optimizer.init(params),
