@@ -32,7 +32,7 @@ NAVIGATION = {
         "gallery",
     ],
     "Tasks": ["tasks/*"],
-    "Methods": ["methods", "methods/*", "models", "uncertainty"],
+    "Methods": ["methods", "methods/*", "models", "uncertainty", "model_free"],
     "Evidence": ["results", "reliability", "performance", "decisions"],
     "More": [],
 }

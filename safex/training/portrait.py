@@ -21,6 +21,7 @@ from safex.types import Array
 
 _GRID = 241  # odd, so that a symmetric window has a line through its middle
 _TOLERANCE = 1e-4
+_NARROWEST = 0.6  # of two lengths the shorter side of the window, at least
 
 
 class Path(NamedTuple):
@@ -93,6 +94,10 @@ def phase_portrait(
     shown = plane.shown(before, action, after)
     extents = [_extent(plane, axis, steps, shown) for axis in (0, 1)]
     low, high = np.array([window for window, _ in extents]).T
+    if all(label.endswith("[m]") for label in plane.labels):
+        # Drawn to one scale, a narrow strip would leave no room for its letters.
+        lacking = np.maximum(0.0, _NARROWEST * (high - low).max() - (high - low))
+        low, high = low - 0.5 * lacking, high + 0.5 * lacking
     grid = np.linspace(low, high, _GRID).T
     x, y = np.meshgrid(*grid)
     margin = plane.margin(np.stack([x.ravel(), y.ravel()], axis=1))
@@ -110,7 +115,7 @@ def phase_portrait(
         ],
         labels=plane.labels,
         angles=plane.angles,
-        window=(extents[0][0], extents[1][0]),
+        window=((float(low[0]), float(high[0])), (float(low[1]), float(high[1]))),
         bounded=(extents[0][1], extents[1][1]),
         grid=(grid[0], grid[1]),
         margin=margin[..., shown].max(-1) if shown.any() else None,

@@ -1,0 +1,105 @@
+"""CVPO's M-step, its weights in the loop, and the probe."""
+
+import distrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from safex.agents.off_policy.build import build_off_policy
+from safex.agents.off_policy.cvpo import Moments, mean_kl, std_kl, weighted_nll
+from safex.config import CVPOConfig
+from tests.helpers import assert_close
+from tests.probe import BEST_ACTION, BUDGET, Probe, agent_of, learn
+
+B, N = 5, 16
+
+
+@pytest.fixture(scope="module", params=[1, 2, 8])
+def moments(request):
+    """Two policies of 1, 2 and 8 action dimensions."""
+    size = (B, request.param)
+    keys = jax.random.split(jax.random.key(0), 4)
+    old = Moments(
+        jax.random.normal(keys[0], size),
+        jax.random.uniform(keys[1], size, minval=0.3, maxval=2.0),
+    )
+    new = Moments(
+        jax.random.normal(keys[2], size),
+        jax.random.uniform(keys[3], size, minval=0.3, maxval=2.0),
+    )
+    return old, new
+
+
+def normal(mean, std):
+    return distrax.MultivariateNormalDiag(mean, std)
+
+
+def test_the_kls_are_those_of_gaussians(moments):
+    old, new = moments
+    of_means = normal(*old).kl_divergence(normal(new.mean, old.std)).mean()
+    of_stds = normal(*old).kl_divergence(normal(old.mean, new.std)).mean()
+    np.testing.assert_allclose(mean_kl(old, new), of_means, rtol=1e-4)
+    np.testing.assert_allclose(std_kl(old, new), of_stds, rtol=1e-4)
+    assert float(mean_kl(old, old)) == float(std_kl(old, old)) == 0.0
+
+
+def test_the_likelihood_is_that_of_every_sample(moments):
+    """Two moments say what the sum over samples says, but for a constant."""
+    old, new = moments
+    keys = jax.random.split(jax.random.key(1), 3)
+    weights = jax.nn.softmax(jax.random.normal(keys[0], (B, N)), -1)
+    noise = jax.random.normal(keys[1], (B, N, old.mean.shape[-1]))
+    samples = old.mean[:, None] + old.std[:, None] * noise
+
+    def by_sample(new):
+        first = jax.vmap(normal(new.mean, old.std).log_prob, 1, 1)(samples)
+        second = jax.vmap(normal(old.mean, new.std).log_prob, 1, 1)(samples)
+        return -(weights * (first + second)).sum(1).mean()
+
+    def by_moments(new):
+        return weighted_nll(weights, samples, old, new)
+
+    assert_close(
+        jax.grad(by_moments)(new), jax.grad(by_sample)(new), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_the_prices_of_the_kls_rise_where_they_are_exceeded():
+    agent = build_off_policy(
+        "CVPO",
+        CVPOConfig(features=(8,), mstep_kl_mean=1e-3, mstep_kl_std=1e-3),
+        Probe(),
+    )
+    policy = agent.policy
+    state = policy.init(jax.random.key(0))
+    obs = jax.random.normal(jax.random.key(1), (B, 2))
+    now = Moments(*policy.actor.moments(state.params, obs))
+    samples = jnp.zeros((B, N, 2))
+    weights = jnp.full((B, N), 1 / N)
+    # An old policy of another mean alone: its KL asks for a higher price, the other's
+    # KL of 0 for a lower one.
+    old = Moments(now.mean + now.std, now.std)
+    new, metrics = policy._mstep(state, obs, samples, weights, old)
+    np.testing.assert_allclose(metrics["mstep/kl_mean"], 1.0, rtol=1e-4)
+    assert float(new.log_prices[0]) > float(state.log_prices[0])
+    assert float(new.log_prices[1]) < float(state.log_prices[1])
+
+
+def test_the_policy_moves_to_the_weighted_samples():
+    """Reward for large actions: weights and then means go there, within the KL."""
+    outcome = learn(agent_of("CVPO", cost_budget=(20.0,)), rounds=15, num_updates=30)
+    assert float(outcome.action[0]) > 0.6
+    assert float(outcome.metrics["estep/multiplier"][0]) < 0.05
+    assert float(outcome.metrics["estep/kl"]) == pytest.approx(0.1, rel=1e-3)
+    assert float(outcome.metrics["mstep/kl_mean"]) < 0.1
+
+
+def test_a_budget_is_met_and_one_of_0_lowers_the_cost_alone():
+    outcome = learn(agent_of("CVPO"), rounds=60, num_updates=30)
+    assert outcome.train_cost < 1.05 * BUDGET
+    assert abs(float(outcome.action[0]) - BEST_ACTION) < 0.15
+    none = learn(agent_of("CVPO", cost_budget=(0.0,)), rounds=25, num_updates=30)
+    assert none.cost < 0.3 * BUDGET
+    assert float(none.metrics["estep/dual_infeasible"]) > 0.5
+    assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(none.state))
