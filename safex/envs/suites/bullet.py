@@ -1,0 +1,163 @@
+"""Bullet-Safety-Gym 1.4.0: its tasks, made repeatable.
+
+It imports on today's gymnasium as it is. But its `reset` ignores the seed, starts from
+what the episode before left behind, and boxes move by the clock on the wall.
+`Repeatable` mends that. Physics, rewards and costs are the package's own.
+"""
+
+import contextlib
+import importlib
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from safex.config.suites import BulletSafetyGymConfig
+from safex.envs.suites.adapter import Adapted, require_package, unknown_task
+
+ROBOTS = ("Ball", "Car", "Drone", "Ant")
+TASKS = ("Circle", "Run", "Reach", "Gather")
+IDS = tuple(f"Safety{robot}{task}-v0" for task in TASKS for robot in ROBOTS)
+# Costs that the task's info has only where they are not zero.
+SOMETIMES = {
+    "Circle": ("cost_outside_bounds",),
+    "Run": ("cost_outside_bounds", "cost_velocity_violation"),
+    "Reach": (),
+    "Gather": (),
+}
+
+
+def open_task(
+    settings: BulletSafetyGymConfig, *, render_mode: str | None = None
+) -> Adapted:
+    """A task behind safex's contract.
+
+    Args:
+      settings: which, and how.
+      render_mode: "rgb_array" for frames, drawn on the CPU; None for none.
+
+    Raises:
+      ConfigError: the package is not installed, or has no such task.
+    """
+    for module in ("bullet_safety_gym", "pybullet"):
+        require_package(module, "Bullet-Safety-Gym")
+    if settings.id not in IDS:
+        raise unknown_task("Bullet-Safety-Gym", settings.id, IDS)
+    importlib.import_module("bullet_safety_gym")  # registers its tasks
+    limit = gymnasium.spec(settings.id).max_episode_steps
+    task = next(task for task in TASKS if task in settings.id)
+    return Adapted(
+        Repeatable(settings.id, render_mode),
+        name=settings.id,
+        max_steps=settings.max_steps or limit,
+        costs=settings.costs,
+        sometimes=SOMETIMES[task],
+    )
+
+
+class Clock:
+    """Stands in for the module `time`, where boxes look how far they have moved."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def time(self) -> float:
+        """Simulated seconds since the episode began."""
+        return self.now
+
+
+class Repeatable(gymnasium.Env[Any, Any]):
+    """A task whose episode is a function of seed and actions alone.
+
+    - It draws from the process's own generators: here they hold the environment's
+      state while it runs, and are put back after.
+    - A reset leaves the motors the targets of their last action: they are set to rest.
+    - Contacts of the reset world come from where things were before: it is reset twice
+      with the same draws, so that these are its own.
+    - Boxes circle by the clock on the wall: they circle by simulated time.
+    - The goals of Reach alternate: each episode begins with the same one.
+    """
+
+    _clock = Clock()  # one module of the package serves all environments
+
+    def __init__(self, task: str, render_mode: str | None = None) -> None:
+        """Builds the task.
+
+        Args:
+          task: its id.
+          render_mode: "rgb_array" or None.
+        """
+        importlib.import_module("bullet_safety_gym.envs.bases").time = self._clock  # type: ignore[attr-defined]
+        self._generator = np.random.RandomState(0).get_state()
+        self._now = 0.0
+        before = random.getstate()  # how a box is turned; drawn once, at building
+        random.seed(0)
+        with self._own_state(), np.errstate(over="ignore"):  # of bounds it casts
+            made = gymnasium.make(task, disable_env_checker=True)
+        random.setstate(before)
+        self._env: Any = made.unwrapped
+        self.observation_space = self._env.observation_space
+        self.action_space = self._env.action_space
+        self.render_mode = render_mode
+        self.metadata = {"render_modes": ["rgb_array"], "render_fps": 1 / self._env.dt}  # type: ignore[misc]
+
+    @property
+    def unwrapped(self) -> gymnasium.Env[Any, Any]:
+        """The package's own environment."""
+        env: gymnasium.Env[Any, Any] = self._env
+        return env
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Begins an episode; None goes on with the random numbers."""
+        if seed is not None:
+            self._generator = np.random.RandomState(seed).get_state()
+        begin = self._generator
+        for _ in range(2):
+            self._generator = begin
+            self._now = 0.0
+            with self._own_state():
+                outcome: tuple[Any, dict[str, Any]] = self._reset_once()
+        return outcome
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """As the environment's own."""
+        self._now += self._env.dt
+        with self._own_state():
+            stepped: tuple[Any, Any, bool, bool, dict[str, Any]]
+            stepped = self._env.step(action)
+        return stepped
+
+    def render(self) -> Any:
+        """A frame `[height, width, 3]`."""
+        return self._env.render("rgb_array")
+
+    def close(self) -> None:
+        """Ends the simulation."""
+        self._env.close()
+
+    def _reset_once(self) -> tuple[Any, dict[str, Any]]:
+        env = self._env
+        if hasattr(env.task, "switch_flag"):
+            env.task.switch_flag = False
+        for motor in env.agent.motor_list:
+            motor.set_velocity(0.0)
+        for obstacle in env.obstacles:
+            obstacle.movement_offset = np.random.uniform(0, 2 * np.pi)
+        outcome: tuple[Any, dict[str, Any]] = env.reset()
+        return outcome
+
+    @contextlib.contextmanager
+    def _own_state(self) -> Iterator[None]:
+        """NumPy's global generator and the boxes' clock are this environment's."""
+        before = np.random.get_state()
+        np.random.set_state(self._generator)
+        self._clock.now = self._now
+        try:
+            yield
+        finally:
+            self._generator = np.random.get_state()
+            np.random.set_state(before)
