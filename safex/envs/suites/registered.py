@@ -38,6 +38,4 @@ def open_task(settings: GymnasiumConfig, *, render_mode: str | None = None) -> A
     env = gymnasium.make(
         spec, max_episode_steps=-1, disable_env_checker=True, **arguments
     )
-    return Adapted(
-        env, name=settings.id, max_steps=max_steps, costs=settings.costs
-    )
+    return Adapted(env, name=settings.id, max_steps=max_steps, costs=settings.costs)

@@ -86,9 +86,7 @@ def open_task(
     if "task_id" in arguments:
         built.task.num_steps = max_steps  # its own count must not end it earlier
         built = GoalsGoOn(built)
-    return Adapted(
-        built, name=settings.id, max_steps=max_steps, costs=settings.costs
-    )
+    return Adapted(built, name=settings.id, max_steps=max_steps, costs=settings.costs)
 
 
 def specs() -> dict[str, Spec]:
