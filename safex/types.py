@@ -257,6 +257,19 @@ class Dataset(NamedTuple):
     size: Array
 
 
+class Replay(NamedTuple):
+    """The newest experience of N parallel environments, a ring in time for each.
+
+    Attributes:
+      transitions: leaves `[capacity, N, ...]`.
+      written: `[]` int32 steps written to each ring so far, ever; the next goes to row
+        `written % capacity`.
+    """
+
+    transitions: Transition
+    written: Array
+
+
 class Agent(Protocol):
     """Something that acts and learns a model; the loop knows nothing else of it."""
 
@@ -301,4 +314,41 @@ class Agent(Protocol):
 
     def test_rows(self, data: Dataset) -> Array:
         """`[capacity]` bool: rows that `update` neither trains nor calibrates on."""
+        ...
+
+
+class OffPolicyAgent(Protocol):
+    """Something that acts and learns from a replay, without a model."""
+
+    def init(self, key: Array) -> PyTree:
+        """Returns the state of an agent that has seen nothing."""
+        ...
+
+    def act(
+        self, key: Array, state: PyTree, obs: Array, *, explore: bool
+    ) -> tuple[Array, Metrics]:
+        """Chooses an action `[A]` in [-1, 1] for one `obs` `[D]`; callers `vmap`."""
+        ...
+
+    def update(
+        self,
+        key: Array,
+        state: PyTree,
+        replay: Replay,
+        episode_cost: Array,
+        fresh: Array,
+        *,
+        num_updates: int,
+    ) -> tuple[PyTree, Metrics]:
+        """Learns from `num_updates` minibatches in one compiled call.
+
+        Args:
+          key: consumed.
+          state: of the agent.
+          replay: has at least one step of each environment.
+          episode_cost: `[C]` mean cost return of the episodes that ended since the last
+            call.
+          fresh: `[]` bool, whether any did; multipliers move only then.
+          num_updates: gradient updates, static.
+        """
         ...
