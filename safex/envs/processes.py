@@ -6,22 +6,24 @@ import os
 import subprocess
 import sys
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from multiprocessing import Pipe
-from multiprocessing.connection import Connection
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
+from jax.tree_util import Partial
 
 from safex.envs import worker
+from safex.envs.vector import Policy
 from safex.envs.worker import Block, Facts, Failure, Make, Outcome, Seeds
 from safex.errors import ContractError, NonFiniteError, SafexError, SimulatorError
 from safex.types import Array, Transition
 
-Policy = Callable[[Array, Array], Array]
+Floats = npt.NDArray[np.float32]
+SERVE = "import sys; from safex.envs.worker import main; main(int(sys.argv[1]))"
 CLOSE_TIMEOUT = 5.0  # seconds that a worker may take to end by itself
 
 
@@ -41,7 +43,7 @@ class ProcessState(NamedTuple):
     stream: npt.NDArray[np.uint32]
     episode: npt.NDArray[np.int32]
     steps: npt.NDArray[np.int32]
-    actions: npt.NDArray[np.float32]
+    actions: Floats
 
 
 class ProcessVector:
@@ -131,6 +133,11 @@ class ProcessVector:
         """`[C]` zeros: any cost is past the limit by itself."""
         return jnp.zeros(self.num_constraints)
 
+    @property
+    def resumable(self) -> bool:
+        """True: a state is arrays, and can be reached again."""
+        return True
+
     def reset(self, key: Array) -> tuple[ProcessState, Array]:
         """Begins the first episode of each environment.
 
@@ -155,55 +162,59 @@ class ProcessVector:
 
     def rollout(
         self, key: Array, state: ProcessState, obs: Array, policy: Policy, steps: int
-    ) -> tuple[tuple[ProcessState, Array], Transition]:
-        """Steps all environments; a new episode begins in the step that ends one.
+    ) -> tuple[tuple[ProcessState, Array], Transition, Array]:
+        """Steps all environments; as in `VectorEnv`.
 
         Args:
           key: for the policy.
           state: where the environments are.
           obs: `[N, D]` what they show there.
-          policy: maps a key and observations `[N, D]` to actions `[N, A]`.
+          policy: maps a key and observations `[N, D]` to actions `[N, A]`; compiled
+            once, as in `JaxVector`.
           steps: T.
 
         Returns:
-          State and observations to go on from, and a `Transition` with leaves
-          `[T, N, ...]`, whose `next_obs` is the last observation of an episode, and
-          never the first of the next.
+          State and observations to go on from; a `Transition` with leaves `[T, N,
+          ...]`; and the costs `[T, N, C]` again, in place of the distances that these
+          environments do not know.
 
         Raises:
           ContractError: the state cannot be reached again, or a step says no cost.
           NonFiniteError: an action or what a step gives is not finite.
           SimulatorError: an environment failed, or its process ended.
         """
-        state = ProcessState(*map(np.array, state))  # copies, changed below
+        if not isinstance(policy, Partial):
+            policy = Partial(policy)
+        state = _copy(state)  # changed below
         now = np.asarray(obs, np.float32)
         self._hold(state, now)
         rows = []
         for step_key in jax.random.split(key, steps):
-            action = self._checked(policy(step_key, now))
+            action = self._checked(_act(policy, step_key, now))
             outcome = self._step(state, action)
             rows.append(
-                Transition(
-                    obs=now,
-                    action=action,
-                    reward=outcome.reward,
-                    cost=outcome.cost,
-                    next_obs=outcome.next_obs,
-                    terminated=outcome.terminated,
-                    truncated=outcome.truncated,
+                (
+                    now,
+                    action,
+                    outcome.reward,
+                    outcome.cost,
+                    outcome.next_obs,
+                    outcome.terminated,
+                    outcome.truncated,
                 )
             )
             now = outcome.obs
         self._held = state
-        stacked = jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *rows)
-        return (ProcessState(*map(np.array, state)), jnp.asarray(now)), stacked
+        leaves = (jnp.asarray(np.stack(leaf)) for leaf in zip(*rows, strict=True))
+        transition = Transition(*leaves)
+        return (_copy(state), jnp.asarray(now)), transition, transition.cost
 
     def close(self) -> None:
         """Ends the environments and their processes; may be called again."""
         self._held = None
         self._blocks.close()
 
-    def __enter__(self) -> "ProcessVector":
+    def __enter__(self) -> Self:
         """For `with`."""
         return self
 
@@ -211,14 +222,14 @@ class ProcessVector:
         """Closes."""
         self.close()
 
-    def _begin(self, state: ProcessState) -> npt.NDArray[np.float32]:
+    def _begin(self, state: ProcessState) -> Floats:
         seeds = _seeds(state.stream, state.episode)
         with self._closing_on_error():
             obs = self._blocks.begin(seeds, state.steps, state.actions)
         self._held = state
         return obs
 
-    def _hold(self, state: ProcessState, obs: npt.NDArray[np.float32]) -> None:
+    def _hold(self, state: ProcessState, obs: Floats) -> None:
         """Brings the environments to `state`, where they are not there already."""
         held = self._held
         if held is not None and all(map(np.array_equal, held, state)):
@@ -231,7 +242,7 @@ class ProcessVector:
                 "seeds and actions: this state cannot be gone on from"
             )
 
-    def _step(self, state: ProcessState, action: npt.NDArray[np.float32]) -> Outcome:
+    def _step(self, state: ProcessState, action: Floats) -> Outcome:
         """One step, noted in `state`."""
         each = np.arange(self.num_envs)
         state.actions[each, state.steps] = action
@@ -246,7 +257,7 @@ class ProcessVector:
         state.actions[ended] = 0.0
         return outcome
 
-    def _checked(self, action: Array) -> npt.NDArray[np.float32]:
+    def _checked(self, action: Array) -> Floats:
         found = np.asarray(action, np.float32)
         shape = (self.num_envs, self.action_dim)
         if found.shape != shape:
@@ -295,10 +306,10 @@ class _Remote:
             self.close()
             raise
 
-    def begin(self, seeds: Seeds, steps: Any, past: Any) -> npt.NDArray[np.float32]:
+    def begin(self, seeds: Seeds, steps: Any, past: Any) -> Floats:
         """As `Block.begin`."""
         self._ask("begin", seeds, steps, past)
-        obs: npt.NDArray[np.float32] = np.concatenate(self._answers())
+        obs: Floats = np.concatenate(self._answers())
         return obs
 
     def step(self, actions: Any, next_seeds: Seeds) -> Outcome:
@@ -340,7 +351,8 @@ class _Worker:
     def __init__(self, make: Make, count: int) -> None:
         self.connection, theirs = Pipe()
         with theirs:
-            command = [sys.executable, "-P", "-m", worker.__name__]
+            # Not `-m`, which would name the module's classes another way.
+            command = [sys.executable, "-P", "-c", SERVE]
             self.process = subprocess.Popen(
                 [*command, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
@@ -394,6 +406,22 @@ def _error(failure: Failure, where: str) -> SafexError:
     error: SafexError = getattr(kinds, failure.kind)(f"{failure.message} [{where}]")
     error.add_note(f"In the worker:\n{failure.details}")
     return error
+
+
+@jax.jit
+def _act(policy: Partial, key: Array, obs: Array | Floats) -> Array:
+    action: Array = policy(key, obs)
+    return action
+
+
+def _copy(state: ProcessState) -> ProcessState:
+    """Its own arrays, of the right types."""
+    return ProcessState(
+        stream=np.array(state.stream, np.uint32),
+        episode=np.array(state.episode, np.int32),
+        steps=np.array(state.steps, np.int32),
+        actions=np.array(state.actions, np.float32),
+    )
 
 
 def _seeds(stream: Seeds, episode: npt.NDArray[np.int32]) -> Seeds:

@@ -1,13 +1,13 @@
 """Environments that one process steps, and the process itself.
 
-`python -m safex.envs.worker FD` serves a `Block` over the inherited socket FD: a
-command in, an answer out, until the other end closes, as it also does when the process
-that holds it is killed. Nothing here imports JAX: a worker starts fast and stays small.
+`main` serves a `Block` over an inherited socket: a command in, an answer out, until the
+other end closes, as it also does when the process that holds it is killed. Nothing here
+imports JAX: a worker starts fast and stays small.
 """
 
-import sys
+import signal
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
@@ -139,7 +139,8 @@ class Block:
     def step(self, actions: Floats, next_seeds: Seeds) -> Outcome:
         """Steps each; one whose episode ends begins another with its next seed."""
         rows = zip(self.envs, actions, next_seeds, strict=True)
-        return Outcome(*map(np.array, zip(*(self._guarded(_step, *r) for r in rows))))
+        stepped = [self._guarded(_step, *row) for row in rows]
+        return Outcome(*map(np.array, zip(*stepped, strict=True)))
 
     def close(self) -> None:
         """Closes all environments."""
@@ -162,9 +163,11 @@ class Block:
 
 
 def main(descriptor: int) -> None:
-    """Answers commands until the other end is closed."""
-    import signal  # noqa: PLC0415, of this process alone
+    """Answers commands until the other end is closed.
 
+    Args:
+      descriptor: of the socket.
+    """
     # Ctrl-C reaches all processes of a terminal; the parent decides what ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with Connection(descriptor) as connection:
@@ -206,7 +209,3 @@ def _step(env: Adapted, action: Floats, next_seed: np.uint32) -> tuple[Any, ...]
 
 def _length(space: Any) -> int:
     return int(space.shape[0])
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]))

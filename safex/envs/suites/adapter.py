@@ -43,7 +43,7 @@ class Adapted(gymnasium.Env[Vector, Vector]):
     """An environment of another package that keeps safex's contract.
 
     `step` takes six values (the third being the cost) or five with `info["cost"]`. Its
-    info has `costs` `[C]`, and `cost`, their sum.
+    info has `cost`, the environment's own total, and `costs` `[C]`, those asked for.
 
     Attributes:
       name: of the task, for messages.
@@ -144,7 +144,7 @@ class Adapted(gymnasium.Env[Vector, Vector]):
             float(self._finite("reward", reward)),
             bool(terminated),
             bool(truncated) or self._steps >= self.max_steps,
-            {**info, "cost": float(costs.sum()), "costs": costs},
+            {**info, "costs": costs},
         )
         if result[2] or result[3]:
             self._steps = None
@@ -165,9 +165,9 @@ class Adapted(gymnasium.Env[Vector, Vector]):
             frame = self._env.render()
         except Exception as error:  # whatever the driver below raises
             raise ConfigError(
-                f"this machine cannot draw {self.name} ({error}): without a screen "
-                "set MUJOCO_GL=egl (needs libegl1) or MUJOCO_GL=osmesa (needs "
-                "libosmesa6) before Python starts"
+                f"this machine cannot draw {self.name} ({error}): a task of MuJoCo "
+                "draws without a screen if MUJOCO_GL is egl (needs libegl1) or osmesa "
+                "(needs libosmesa6) before Python starts"
             ) from error
         return np.asarray(frame, np.uint8)
 
@@ -183,10 +183,10 @@ class Adapted(gymnasium.Env[Vector, Vector]):
                 f"got {action.shape}"
             )
         clipped = np.clip(self._finite("action", action), -1.0, 1.0)
-        if not self._unit:
-            share = (clipped.astype(np.float64) + 1) / 2
-            clipped = self._low + share * (self._high - self._low)
-        return clipped.astype(self._env.action_space.dtype)
+        scaled = clipped.astype(np.float64)
+        if not self._unit:  # else the same numbers, to the last place
+            scaled = self._low + (scaled + 1) / 2 * (self._high - self._low)
+        return scaled.astype(self._env.action_space.dtype)
 
     def _costs(self, info: dict[str, Any]) -> Vector:
         costs = np.array([self._cost(info, name) for name in self.costs], np.float32)

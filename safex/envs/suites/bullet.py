@@ -7,7 +7,9 @@ what the episode before left behind, and boxes move by the clock on the wall.
 
 import contextlib
 import importlib
+import os
 import random
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -45,7 +47,7 @@ def open_task(
         require_package(module, "Bullet-Safety-Gym")
     if settings.id not in IDS:
         raise unknown_task("Bullet-Safety-Gym", settings.id, IDS)
-    importlib.import_module("bullet_safety_gym")  # registers its tasks
+    _import_builder()
     limit = gymnasium.spec(settings.id).max_episode_steps
     task = next(task for task in TASKS if task in settings.id)
     return Adapted(
@@ -55,6 +57,36 @@ def open_task(
         costs=settings.costs,
         sometimes=SOMETIMES[task],
     )
+
+
+def _import_builder() -> Any:
+    """The module that builds the tasks; importing it registers them.
+
+    The package hides PyBullet's greetings in a way that needs streams of the standard
+    kind (those of a notebook or of tests are not), and leaves a file open for each task
+    that it builds: here it is done around it.
+    """
+    with _silence():
+        builder: Any = importlib.import_module("bullet_safety_gym.envs.builder")
+    builder.RedirectStream = contextlib.nullcontext
+    return builder
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Nothing is printed, not by C either."""
+    with contextlib.ExitStack() as stack:
+        nowhere = stack.enter_context(open(os.open(os.devnull, os.O_WRONLY), "w"))
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        for descriptor in (1, 2):
+            saved = os.dup(descriptor)
+            stack.callback(os.close, saved)
+            stack.callback(os.dup2, saved, descriptor)
+            os.dup2(nowhere.fileno(), descriptor)
+        stack.enter_context(contextlib.redirect_stdout(nowhere))
+        stack.enter_context(contextlib.redirect_stderr(nowhere))
+        yield
 
 
 class Clock:
@@ -94,14 +126,15 @@ class Repeatable(gymnasium.Env[Any, Any]):
         self._now = 0.0
         before = random.getstate()  # how a box is turned; drawn once, at building
         random.seed(0)
-        with self._own_state(), np.errstate(over="ignore"):  # of bounds it casts
-            made = gymnasium.make(task, disable_env_checker=True)
+        with self._own_state(), _silence(), np.errstate(over="ignore"):
+            env: Any = gymnasium.make(task, disable_env_checker=True).unwrapped
+            env.reset()  # its outcome is kept, and what no later reset sets is from it
         random.setstate(before)
-        self._env: Any = made.unwrapped
+        self._env = env
         self.observation_space = self._env.observation_space
         self.action_space = self._env.action_space
         self.render_mode = render_mode
-        self.metadata = {"render_modes": ["rgb_array"], "render_fps": 1 / self._env.dt}  # type: ignore[misc]
+        self.metadata = {"render_modes": ["rgb_array"], "render_fps": 1 / self._env.dt}
 
     @property
     def unwrapped(self) -> gymnasium.Env[Any, Any]:

@@ -35,7 +35,10 @@ def open_task(settings: GymnasiumConfig, *, render_mode: str | None = None) -> A
     max_steps = settings.max_steps or spec.max_episode_steps
     # A step of six values passes no wrapper of gymnasium's; the adapter counts steps.
     arguments = {"render_mode": render_mode} if render_mode else {}
-    env = gymnasium.make(
-        spec, max_episode_steps=-1, disable_env_checker=True, **arguments
-    )
+    try:
+        env = gymnasium.make(
+            spec, max_episode_steps=-1, disable_env_checker=True, **arguments
+        )
+    except TypeError as error:
+        raise ConfigError(f"{settings.id} cannot be made: {error}") from error
     return Adapted(env, name=settings.id, max_steps=max_steps, costs=settings.costs)

@@ -56,8 +56,10 @@ class ForeignTask:
           TypeError: a field is unknown.
           ValueError: a value is impossible.
         """
-        settings = cls.config_class() if settings is None else settings
-        settings = changed(settings, changes)
+        if settings is None:
+            settings = cls.config_class(**changes)
+        else:
+            settings = changed(settings, changes)
         return cls(settings, worker.facts(functools.partial(cls._open, settings)))
 
     def make_env(self, render_mode: str | None = None) -> Adapted:
