@@ -9,11 +9,17 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
-from experiments.configuration import ExperimentConfig
-from experiments.registry import import_class
+from experiments.configuration import (
+    Experiment,
+    ExperimentConfig,
+    ModelFreeConfig,
+)
+from experiments.registry import CONSTRAINED, import_class
 from safex.agents import planners
 from safex.agents.mpc import MPCAgent
+from safex.agents.off_policy.build import build_off_policy
 from safex.agents.planners import Planner
 from safex.config import CalibrationConfig, SplitConfig
 from safex.constraints.augmented_lagrangian import AugmentedLagrangian
@@ -31,7 +37,8 @@ from safex.envs.pendulum import Pendulum
 from safex.envs.pitch_control import PitchControl
 from safex.envs.point_goal import PointGoal
 from safex.envs.rc_car import RCCar
-from safex.errors import ConfigError, SafexError
+from safex.envs.vector import JaxVector, VectorEnv
+from safex.errors import ConfigError, ContractError, SafexError
 from safex.models.calibrated import CalibratedModel
 from safex.models.dropout import mc_dropout
 from safex.models.ensemble import deterministic_ensemble, probabilistic_ensemble
@@ -44,7 +51,8 @@ from safex.optimizers.icem import ICEM
 from safex.optimizers.minmax import MinMax
 from safex.optimizers.mppi import MPPI
 from safex.rollout import check_sampling_mode
-from safex.types import DynamicsModel
+from safex.training.off_policy import OffPolicyTrainer, RoundProgress
+from safex.types import DynamicsModel, OffPolicyAgent
 
 SYSTEMS: Mapping[str, Any] = {
     "Pendulum": Pendulum,
@@ -91,7 +99,7 @@ RULES: Mapping[str, Callable[[Any], Rule]] = {
 }
 
 
-def build_env(config: ExperimentConfig) -> Any:
+def build_env(config: Experiment) -> Any:
     """The system that a configuration describes."""
     kind, settings = config.env
     system = SYSTEMS[kind] if kind in SYSTEMS else import_class("env", kind)
@@ -136,6 +144,77 @@ def build_agent(config: ExperimentConfig, env: Any, *, check: bool = True) -> MP
     if check:
         _check(config, agent)
     return agent
+
+
+def build_vector(env: Any, num_envs: int) -> VectorEnv:
+    """So many of a task's environments: its own way, or the device's for a system."""
+    if hasattr(env, "make_vector"):
+        vector: VectorEnv = env.make_vector(num_envs)
+        return vector
+    return JaxVector(env, num_envs)
+
+
+def build_model_free(config: ModelFreeConfig, env: Any) -> OffPolicyAgent:
+    """The agent that a configuration without a model describes.
+
+    Raises:
+      ConfigError: something does not fit this task.
+      ContractError: the task says no cost.
+    """
+    kind, settings = config.agent
+    name = f"env.kind {config.env.kind}"
+    size = getattr(env, "action_dim", None)
+    if not isinstance(size, int) or size < 1:
+        raise ConfigError(
+            f"agent.kind {kind} acts in a box of continuous actions, and {name} says "
+            "no action_dim of one: a task of discrete actions needs another agent"
+        )
+    if not getattr(env, "num_constraints", 0):
+        raise ContractError(
+            f"{name} says no cost: every step must, a missing cost is never taken for "
+            "zero"
+        )
+    count = len(settings.cost_budget)
+    if count not in (1, env.num_constraints):
+        raise ConfigError(
+            f"agent.cost_budget needs 1 or {env.num_constraints} entries, got {count}"
+            if env.num_constraints > 1
+            else f"agent.cost_budget needs 1 entry, got {count}"
+        )
+    with _named("agent"):
+        return build_off_policy(kind, settings, env)
+
+
+def budget_of(config: Experiment, env: Any) -> tuple[float, ...]:
+    """C costs that an episode is allowed."""
+    settings: Any = config.agent
+    if isinstance(config, ModelFreeConfig):
+        settings = config.agent.settings
+    allowed = np.broadcast_to(settings.cost_budget, env.num_constraints)
+    return tuple(allowed.tolist())
+
+
+def build_trainer(
+    config: ModelFreeConfig,
+    warn: Callable[[str], None],
+    report: Callable[[RoundProgress], None],
+) -> OffPolicyTrainer:
+    """What trains the seeds of a configuration without a model."""
+    env, train = build_env(config), config.train
+    # Of foreign environments no more at a time than in training.
+    evaluated = train.eval_episodes
+    if hasattr(env, "make_vector"):
+        evaluated = min(evaluated, train.num_envs)
+    return OffPolicyTrainer(
+        build_vector(env, train.num_envs),
+        build_vector(env, evaluated),
+        build_model_free(config, env),
+        train,
+        cost_budget=budget_of(config, env),
+        fixed_length=config.agent.kind in CONSTRAINED,
+        warn=warn,
+        report=report,
+    )
 
 
 def _check(config: ExperimentConfig, agent: MPCAgent) -> None:

@@ -36,6 +36,7 @@ from experiments.configuration import (
     plain_of,
     read_config,
     read_mapping,
+    require_planning,
 )
 from experiments.launching import CONFIG_DIR
 from experiments.overrides import read_command_line
@@ -308,13 +309,14 @@ def read_settings(arguments: argparse.Namespace) -> ExperimentConfig:
         for note in notes:
             print(f"safex: {note}", file=sys.stderr)
         with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-            return read_config(compose(name, overrides=overrides))
+            config = read_config(compose(name, overrides=overrides))
+        return require_planning(config, "calibrate")
     plain = read_plain(arguments.run)
     if arguments.model:
         chosen = (CONFIG_DIR / "model" / f"{arguments.model}.yaml").read_text()
         # All of its fields, whether they stand in that file or not.
         plain = plain_of(read_mapping(plain | yaml.safe_load(chosen)))
-    return with_settings(plain, arguments.set)
+    return require_planning(with_settings(plain, arguments.set), "calibrate")
 
 
 def _run(arguments: argparse.Namespace) -> None:

@@ -298,7 +298,7 @@ def _labels(runs: Sequence[Run], given: Sequence[str] | None) -> list[str]:
         if len(given) != len(runs):
             raise CompareError(f"{len(given)} labels for {len(runs)} folders")
         return list(given)
-    labels = [f"{run.summary['method']} {run.summary['model']}" for run in runs]
+    labels = [_name(run.summary) for run in runs]
     for name in ("folder", "path"):
         counts = Counter(labels)
         for i, run in enumerate(runs):
@@ -307,6 +307,12 @@ def _labels(runs: Sequence[Run], given: Sequence[str] | None) -> list[str]:
                 suffix = folder.name if name == "folder" else str(folder)
                 labels[i] = f"{labels[i]} ({suffix})"
     return labels
+
+
+def _name(summary: Mapping[str, Any]) -> str:
+    """Method and model, where there is one."""
+    alone = summary["model"] == "model_free"
+    return summary["method"] if alone else f"{summary['method']} {summary['model']}"
 
 
 def _rows(runs: Sequence[Run], labels: Sequence[str], level: float) -> list[Row]:

@@ -17,13 +17,14 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.registry import GAMES, KINDS, Choice, settings_class
+from experiments.registry import GAMES, KINDS, PLANNING, Choice, settings_class
 from safex.config import (
     NO_NUMBERS,
     SHARES,
     CalibrationConfig,
     MPCConfig,
     NoSettings,
+    OffPolicyTrainConfig,
     TrainConfig,
     require_at_least,
 )
@@ -116,7 +117,7 @@ class JobConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ExperimentConfig:
-    """One experiment, whole.
+    """One experiment of an agent that plans, whole.
 
     Attributes:
       task: name of the task, for folders and tables.
@@ -182,7 +183,54 @@ class ExperimentConfig:
                 )
 
 
-def read_config(node: DictConfig) -> ExperimentConfig:
+@dataclasses.dataclass(frozen=True)
+class ModelFreeConfig:
+    """One experiment of an agent without a model, whole.
+
+    Attributes:
+      task: name of the task, for folders and tables.
+      method: name of the method, for folders and tables.
+      env: the system, its limits and its noise.
+      agent: what acts and learns.
+      train: how much is collected.
+      wandb: tracking.
+      job: seeds and grid, and what a process of it needs.
+      model_name: stands where planners name their model.
+      launcher: what runs it, and where.
+      results_dir: as in `ExperimentConfig`.
+      render: also film an episode of each seed.
+      verbose: live progress; a line a round where there is no terminal.
+      tensorboard: also write TensorBoard's files, into each seed's folder.
+    """
+
+    task: str
+    method: str
+    env: Choice
+    agent: Choice
+    train: OffPolicyTrainConfig
+    wandb: WandbConfig
+    job: JobConfig
+    model_name: str = "model_free"
+    launcher: Choice = Choice("local", NoSettings())
+    results_dir: str | None = None
+    render: bool = True
+    verbose: bool = True
+    tensorboard: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuses parts that do not go together."""
+        if self.job.cores_per_decision > 1:
+            raise ValueError(
+                "job.cores_per_decision must be 1 with agent.kind "
+                f"{self.agent.kind}, which makes no plans; got "
+                f"{self.job.cores_per_decision}"
+            )
+
+
+Experiment = ExperimentConfig | ModelFreeConfig
+
+
+def read_config(node: DictConfig) -> Experiment:
     """Turns the composed YAML into dataclasses.
 
     Raises:
@@ -195,13 +243,24 @@ def read_config(node: DictConfig) -> ExperimentConfig:
     return read_mapping(cast(dict[str, Any], plain))
 
 
-def read_mapping(plain: Mapping[str, Any]) -> ExperimentConfig:
+def read_mapping(plain: Mapping[str, Any]) -> Experiment:
     """The same from plain nested mappings, as `plain_of` writes them.
 
     Raises:
       ConfigError: names the key and what would be right.
     """
     plain = dict(plain)
+    kind = kind_of_agent(plain)
+    settings_class("agent", kind)
+    if kind != PLANNING:
+        return _read_model_free(plain, kind)
+    if isinstance(plain.get("agent"), Mapping):
+        plain["agent"] = {k: v for k, v in plain["agent"].items() if k != "kind"}
+    if "model" in plain and plain["model"] is None:
+        raise ConfigError(
+            f"model is null, and method {plain.get('method')} plans in a model: choose "
+            "one, for instance model=bnn"
+        )
     for section in KINDS:
         if section in plain:
             plain[section] = _read_choice(section, plain[section])
@@ -210,6 +269,68 @@ def read_mapping(plain: Mapping[str, Any]) -> ExperimentConfig:
     settings = dataclasses.replace(config.optimizer.settings, horizon=config.horizon)
     optimizer = config.optimizer._replace(settings=settings)
     return dataclasses.replace(config, optimizer=optimizer)
+
+
+def kind_of_agent(plain: Mapping[str, Any]) -> Any:
+    """Which agent a configuration is of; the planners' need not say so."""
+    agent = plain.get("agent")
+    return agent.get("kind", PLANNING) if isinstance(agent, Mapping) else PLANNING
+
+
+def require_planning(config: Experiment, command: str) -> ExperimentConfig:
+    """The configuration, if it is one of an agent that plans.
+
+    Raises:
+      ConfigError: it is not; names what asks for one.
+    """
+    if isinstance(config, ModelFreeConfig):
+        raise ConfigError(
+            f"{command} is about a model and its plans, and agent.kind "
+            f"{config.agent.kind} has none"
+        )
+    return config
+
+
+def _read_model_free(plain: dict[str, Any], kind: str) -> ModelFreeConfig:
+    """Strict as well: what belongs to a planner is refused.
+
+    null alone is no setting: the YAML files of these agents take away with it what
+    others set for planners.
+    """
+    own = {field.name for field in dataclasses.fields(ModelFreeConfig)}
+    for field in dataclasses.fields(ExperimentConfig):
+        if field.name in own or field.name not in plain:
+            continue
+        if plain.pop(field.name) is not None:
+            raise ConfigError(
+                f"{field.name} cannot be set with agent.kind {kind}, which has no use "
+                "for it; methods that plan have"
+            )
+    for section, planned, cls in (
+        ("agent", MPCConfig, settings_class("agent", kind)),
+        ("train", TrainConfig, OffPolicyTrainConfig),
+    ):
+        if isinstance(plain.get(section), Mapping):
+            plain[section] = _without_nulls(plain[section], planned, cls)
+    for section in ("env", "launcher", "agent"):
+        if section in plain:
+            plain[section] = _read_choice(section, plain[section])
+    config: ModelFreeConfig = from_mapping(ModelFreeConfig, plain)
+    return config
+
+
+def _without_nulls(
+    settings: Mapping[str, Any], planned: type, cls: type
+) -> dict[str, Any]:
+    """Without what is null and a field of planners alone."""
+    theirs, own = (
+        {field.name for field in dataclasses.fields(kind)} for kind in (planned, cls)
+    )
+    return {
+        name: value
+        for name, value in settings.items()
+        if value is not None or name not in theirs - own
+    }
 
 
 def _read_choice(section: str, mapping: Any) -> Choice:
@@ -298,13 +419,13 @@ def unknown_key(full_name: str, key: str, known: Iterable[str]) -> str:
     return f"unknown key {full_name}: {hint}"
 
 
-def fingerprint(config: ExperimentConfig) -> str:
+def fingerprint(config: Experiment) -> str:
     """SHA-256 of everything in a configuration that decides its numbers."""
     text = json.dumps(numbers_of(config), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def numbers_of(config: ExperimentConfig) -> dict[str, Any]:
+def numbers_of(config: Experiment) -> dict[str, Any]:
     """The part of a configuration that decides its numbers, as plain values."""
     plain = json.loads(json.dumps(plain_of(config)))
     for name in SHARES:

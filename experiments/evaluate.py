@@ -4,9 +4,11 @@
     python experiments/evaluate.py DIR env.mass=1.2              # another system
     python experiments/evaluate.py DIR env.process_noise_std=0.1 --episodes 50
     python experiments/evaluate.py DIR agent.pes_alpha=3         # a warier planner
+    python experiments/evaluate.py DIR --best                    # without a model
 
 DIR is a folder that a launcher made, or a point of its grid. Every seed goes on from
-its last checkpoint. What follows as `key=value` sets fields by their full names: a
+its last checkpoint, or with --best from that of its best evaluation, by the
+deterministic policy. What follows as `key=value` sets fields by their full names: a
 learned model knows nothing of a changed system but its limits, reward and costs.
 Prints a table (violations first) with an exact bound on how often an episode breaks its
 budget, and writes `evaluation.json`.
@@ -28,8 +30,13 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from experiments.building import build_agent, build_env
-from experiments.configuration import ExperimentConfig, fingerprint, read_mapping
+from experiments.building import budget_of, build_agent, build_env, build_trainer
+from experiments.configuration import (
+    Experiment,
+    ModelFreeConfig,
+    fingerprint,
+    read_mapping,
+)
 from experiments.folders import revision
 from experiments.jobs import draw_seeds
 from experiments.runs import read_plain, with_settings
@@ -47,7 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns 0, or 2 after a one-line error."""
     arguments = _parse(argv)
     try:
-        summary = evaluate(arguments.run, arguments.set, arguments.episodes)
+        summary = evaluate(
+            arguments.run, arguments.set, arguments.episodes, best=arguments.best
+        )
     except SafexError as error:
         print(f"safex: {error}", file=sys.stderr)
         return 2
@@ -68,6 +77,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("run", type=Path, help="folder of a run")
     parser.add_argument("set", nargs="*", metavar="key=value", help="fields to set")
     parser.add_argument("--episodes", type=int, default=10, help="of each seed")
+    parser.add_argument(
+        "--best", action="store_true", help="the best checkpoint, feasible ones first"
+    )
     parser.add_argument("--out", type=Path, help="default: DIR/evaluation.json")
     arguments = parser.parse_intermixed_args(argv)
     if arguments.episodes < 1:
@@ -75,7 +87,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
-def evaluate(folder: Path, settings: Sequence[str], episodes: int) -> dict[str, Any]:
+def evaluate(
+    folder: Path, settings: Sequence[str], episodes: int, *, best: bool = False
+) -> dict[str, Any]:
     """Plays so many episodes with each seed of a run; numbers ready for JSON.
 
     Raises:
@@ -85,15 +99,25 @@ def evaluate(folder: Path, settings: Sequence[str], episodes: int) -> dict[str, 
     plain = read_plain(folder)
     trained = read_mapping(copy.deepcopy(plain))
     config = with_settings(plain, settings)
-    set_up_jax()
-    env = build_env(config)
-    agent = build_agent(config, env)
     seeds = draw_seeds(trained.job.seed, trained.job.num_seeds_per_hparam)
     folders = [folder / f"seed_{index}" for index in range(len(seeds))]
     if not folders[0].is_dir():
         raise ConfigError(
             f"{folder} holds no seed_0: not a run, or a grid, of which a point is asked"
         )
+    # What was trained is the unchanged configuration's.
+    mark = fingerprint(trained)
+    runs = [
+        SeedRun(seed, index, path, lambda last: [], mark)
+        for index, (seed, path) in enumerate(zip(seeds, folders, strict=True))
+    ]
+    set_up_jax()
+    if isinstance(config, ModelFreeConfig):
+        return _evaluate_model_free(config, settings, runs, episodes, best=best)
+    if best or isinstance(trained, ModelFreeConfig):
+        raise ConfigError("--best is for agents without a model")
+    env = build_env(config)
+    agent = build_agent(config, env)
     trainer = Trainer(
         env,
         agent,
@@ -102,12 +126,6 @@ def evaluate(folder: Path, settings: Sequence[str], episodes: int) -> dict[str, 
         warn=lambda text: print(f"warning: {text}", file=sys.stderr),
         report=lambda progress: None,
     )
-    # What was trained is the unchanged configuration's.
-    mark = fingerprint(trained)
-    runs = [
-        SeedRun(seed, index, path, lambda last: [], mark)
-        for index, (seed, path) in enumerate(zip(seeds, folders, strict=True))
-    ]
     beta = np.asarray(agent.beta)
     accounts: list[list[EpisodeAccount]] = [[] for _ in runs]
     learned, played = trainer.play(runs, episodes)
@@ -125,8 +143,39 @@ def evaluate(folder: Path, settings: Sequence[str], episodes: int) -> dict[str, 
     return summarise(config, settings, seeds, learned, accounts, env, known=known)
 
 
+def _evaluate_model_free(
+    config: ModelFreeConfig,
+    settings: Sequence[str],
+    runs: Sequence[SeedRun],
+    episodes: int,
+    *,
+    best: bool,
+) -> dict[str, Any]:
+    trainer = build_trainer(
+        config,
+        lambda text: print(f"warning: {text}", file=sys.stderr),
+        lambda progress: None,
+    )
+    nothing = np.ones(trainer.vector.obs_dim)
+    learned, accounts = [], []
+    for run in runs:
+        step, records = trainer.play(run, episodes, best=best)
+        learned.append(step)
+        accounts.append([account(record, nothing, 1) for record in records])
+        if not best and step < config.train.total_steps:
+            print(
+                f"warning: {run.folder} has learned from {step} of "
+                f"{config.train.total_steps} steps",
+                file=sys.stderr,
+            )
+    env = build_env(config)
+    seeds = [run.seed for run in runs]
+    found = summarise(config, settings, seeds, learned, accounts, env, known=True)
+    return found | {"checkpoint": "best" if best else "last"}
+
+
 def summarise(
-    config: ExperimentConfig,
+    config: Experiment,
     settings: Sequence[str],
     seeds: Sequence[int],
     learned: Sequence[int],
@@ -140,7 +189,7 @@ def summarise(
     A seed's episodes are alike, for nothing is learned from them, and so its bound is
     exact; that of all is on the average over these very agents.
     """
-    budget = np.broadcast_to(config.agent.cost_budget, env.num_constraints)
+    budget = budget_of(config, env)
     costs = np.array([[e.cost_return for e in episodes] for episodes in accounts])
     over = over_budget(costs, budget)
     return {
@@ -187,8 +236,8 @@ def table(summary: dict[str, Any]) -> Table:
     found = Table(
         box=box.SIMPLE_HEAD,
         title=escape(
-            f"{summary['method']} with {summary['model']} model on {summary['env']}"
-            f"{changed}: {episodes} episodes a seed"
+            f"{_of_which(summary)} on {summary['env']}{changed}: "
+            f"{episodes} episodes a seed"
         ),
         collapse_padding=True,
         caption=f"{certificate['over_budget']} of {certificate['episodes']} episodes "
@@ -198,7 +247,11 @@ def table(summary: dict[str, Any]) -> Table:
     )
     headings = ["seed", "violating\nsteps", "episodes\nover budget", "bound"]
     headings += [f"{x['name']}\nexcess [{x['unit']}]" for x in summary["limits"]]
-    headings += ["return,\nmean", "worst", "no\nplan", "2 sigma\nheld"]
+    planned = "checkpoint" not in summary
+    if not planned:
+        headings += [f"cost,\nof {x['cost_budget']:g}" for x in summary["limits"]]
+    headings += ["return,\nmean", "worst"]
+    headings += ["no\nplan", "2 sigma\nheld"] if planned else ["steps\nlearned"]
     for heading in headings:
         found.add_column(escape(heading), justify="right")
     for seed in summary["seeds"]:
@@ -209,12 +262,25 @@ def table(summary: dict[str, Any]) -> Table:
             str(seed["episodes_over_budget"]),
             f"{100 * seed['binomial']:.0f}%",
             *(f"{excess:.3f}" for excess in seed["worst_excess"]),
+            *(() if planned else (f"{x:.1f}" for x in np.mean(seed["costs"], axis=0))),
             f"{np.mean(seed['returns']):.1f}",
             f"{min(seed['returns']):.1f}",
-            str(seed["infeasible_plans"]),
-            "-" if held is None else f"{100 * held:.1f}%",
+            *(
+                (
+                    str(seed["infeasible_plans"]),
+                    "-" if held is None else f"{100 * held:.1f}%",
+                )
+                if planned
+                else (str(seed["learned_from"]),)
+            ),
         )
     return found
+
+
+def _of_which(summary: dict[str, Any]) -> str:
+    if "checkpoint" in summary:
+        return f"{summary['method']}, {summary['checkpoint']} checkpoint,"
+    return f"{summary['method']} with {summary['model']} model"
 
 
 if __name__ == "__main__":

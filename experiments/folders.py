@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 import safex
 from experiments.configuration import (
-    ExperimentConfig,
+    Experiment,
     differences,
     numbers_of,
     plain_of,
@@ -26,7 +26,7 @@ _ROOT = Path(__file__).resolve().parents[1]
 
 
 @contextlib.contextmanager
-def open_results_dir(config: ExperimentConfig) -> Iterator[Path]:
+def open_results_dir(config: Experiment) -> Iterator[Path]:
     """The folder of this run, locked for as long as the process lives.
 
     With `results_dir` given it is that folder. Without, it is an unfinished run of this
@@ -82,7 +82,7 @@ def _new_folder(parent: Path) -> Path:
             folder = parent / f"{name}.{number}"
 
 
-def _check_same_run(folder: Path, config: ExperimentConfig) -> None:
+def _check_same_run(folder: Path, config: Experiment) -> None:
     if folder.exists() and not folder.is_dir():
         raise ResultsError(f"results_dir {folder} is not a folder")
     # A launch that was killed right at its start leaves no more than hidden files.
@@ -158,7 +158,7 @@ def lock_seeds(folders: Sequence[Path]) -> Iterator[None]:
         yield
 
 
-def write_config(folder: Path, config: ExperimentConfig) -> None:
+def write_config(folder: Path, config: Experiment) -> None:
     """Writes the configuration of a launch, and the revision of the first.
 
     In this order: the first file tells whose folder it is, the last that all are there.

@@ -12,7 +12,9 @@ import jax.numpy as jnp
 
 from experiments.building import build_env
 from experiments.configuration import (
+    Experiment,
     ExperimentConfig,
+    ModelFreeConfig,
     numbers_of,
     plain_of,
     read_mapping,
@@ -49,7 +51,7 @@ class Point(NamedTuple):
       settings: what the grid set, by full name.
     """
 
-    config: ExperimentConfig
+    config: Experiment
     name: str
     settings: Mapping[str, Any]
 
@@ -68,7 +70,7 @@ class Traced(NamedTuple):
     noise_alpha: Array | tuple[()]
 
 
-def expand(config: ExperimentConfig) -> list[Point]:
+def expand(config: Experiment) -> list[Point]:
     """Every combination of the grid's values, the last field changing fastest.
 
     Raises:
@@ -104,12 +106,19 @@ def expand(config: ExperimentConfig) -> list[Point]:
 
 
 def same_program(points: Sequence[Point]) -> list[list[Point]]:
-    """Groups the points that differ in traced numbers alone."""
+    """Groups the points that differ in traced numbers alone.
+
+    Agents without a model have no such numbers.
+    """
     if len(points) == 1:
         return [list(points)]
     groups: dict[str, list[Point]] = {}
     for point in points:
-        groups.setdefault(_static_part(point.config), []).append(point)
+        config = point.config
+        part = (
+            point.name if isinstance(config, ModelFreeConfig) else _static_part(config)
+        )
+        groups.setdefault(part, []).append(point)
     return list(groups.values())
 
 

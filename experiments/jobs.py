@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.configuration import ExperimentConfig, plain_of, read_mapping
+from experiments.configuration import Experiment, plain_of, read_mapping
 from experiments.grid import Point, expand, same_program
 from safex.errors import ResultsError
 from safex.training.checkpoint import newest_checkpoint
@@ -42,12 +42,12 @@ class Job:
       seeds: of every point.
     """
 
-    config: ExperimentConfig
+    config: Experiment
     points: tuple[Point, ...]
     seeds: tuple[int, ...]
 
     @classmethod
-    def of(cls, config: ExperimentConfig) -> "Job":
+    def of(cls, config: Experiment) -> "Job":
         """The job that a configuration describes.
 
         Raises:
@@ -87,11 +87,11 @@ class Job:
 
     def left_of(self, folder: Path, units: Sequence[Unit]) -> list[Unit]:
         """The units with a run whose last checkpoint is not there yet."""
-        last = self.config.train.num_model_updates
 
         def through(run: tuple[int, int]) -> bool:
+            last = self.points[run[0]].config.train.last_checkpoint
             checkpoints = self.folder_of(folder, run) / "checkpoints"
-            return newest_checkpoint(checkpoints, last) == last
+            return newest_checkpoint(checkpoints) >= last
 
         return [unit for unit in units if not all(map(through, unit.runs))]
 
@@ -102,7 +102,7 @@ def draw_seeds(job_seed: int, count: int) -> list[int]:
     return [int(seed) for seed in dict.fromkeys(drawn.tolist())][:count]
 
 
-def write_launch(folder: Path, config: ExperimentConfig, units: Sequence[Unit]) -> None:
+def write_launch(folder: Path, config: Experiment, units: Sequence[Unit]) -> None:
     """Writes down what processes of other engines are to do, for `read_launch`."""
     content = {
         "config": plain_of(config),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,9 +16,16 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from experiments.configuration import ExperimentConfig
-from experiments.registry import KINDS, Choice, settings_class
+from experiments.configuration import (
+    ExperimentConfig,
+    ModelFreeConfig,
+    kind_of_agent,
+)
+from experiments.registry import AGENTS, KINDS, PLANNING, settings_class
 from safex.errors import ConfigError
+
+# Sections whose fields follow from their kind.
+_SECTIONS = {**KINDS, "agent": AGENTS}
 
 
 class CommandLine(NamedTuple):
@@ -40,6 +48,22 @@ def quote_choices(arguments: Sequence[str]) -> list[str]:
     ]
 
 
+def _write_out(arguments: Sequence[str]) -> list[str]:
+    """Writes `cost_budget=25` as what it stands for, `agent.cost_budget=25`.
+
+    Raises:
+      ConfigError: both are given.
+    """
+    short = re.compile(r"^(\+{0,2})cost_budget=")
+    if any(map(short.match, arguments)) and any(
+        re.match(r"^\+{0,2}agent\.cost_budget=", a) for a in arguments
+    ):
+        raise ConfigError(
+            "cost_budget stands for agent.cost_budget: only one of them can be set"
+        )
+    return [short.sub(r"\1agent.cost_budget=", a) for a in arguments]
+
+
 def read_command_line(
     config_dir: Path, config_name: str, arguments: Sequence[str]
 ) -> CommandLine:
@@ -59,7 +83,7 @@ def read_command_line(
         what was meant.
     """
     # Flags, and the values that follow some of them, are Hydra's own.
-    written = quote_choices(arguments)
+    written = _write_out(quote_choices(arguments))
     places = [i for i, a in enumerate(written) if "=" in a and not a.startswith("-")]
     try:
         parsed = OverridesParser.create().parse_overrides([written[i] for i in places])
@@ -69,7 +93,7 @@ def read_command_line(
         ) from error
     groups = {path.name for path in config_dir.iterdir() if path.is_dir()}
     chosen = [override for override in parsed if _is_choice(override, groups)]
-    kind_keys = [f"{section}.kind" for section in KINDS]
+    kind_keys = [f"{section}.kind" for section in _SECTIONS]
     kinds = [override for override in parsed if override.key_or_group in kind_keys]
     if any(override.is_sweep_override() for override in [*chosen, *kinds]):
         # Each job of a sweep has fields of its own.
@@ -77,12 +101,7 @@ def read_command_line(
     for override in chosen:
         _check_choice(config_dir, override)
     plain = _compose(config_dir, config_name, chosen)
-    was = {section: _kind_in(plain.get(section)) for section in KINDS}
-    kind = was | {o.key_or_group.split(".")[0]: o.value() for o in kinds}
-    for override in parsed:
-        section, value = override.key_or_group, override.value()
-        if section in KINDS and isinstance(value, Mapping):
-            kind[section] = _kind_in(value) or kind[section]
+    was, kind = _kinds(plain, parsed)
     known = list(_fields(kind))
     in_yaml = set(_full_names(plain))
     rewritten: dict[int, list[str]] = {}
@@ -111,6 +130,33 @@ def read_command_line(
             )
     final = [b for i, a in enumerate(written) for b in rewritten.get(i, [a])]
     return CommandLine(final, notes)
+
+
+def _kinds(
+    plain: Mapping[str, Any], parsed: Sequence[Override]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The kind of each section by the YAML files, and by the command line as well.
+
+    Raises:
+      ConfigError: an agent that the other sections are not for.
+    """
+    was = {section: _kind_in(plain.get(section)) for section in KINDS}
+    was["agent"] = kind_of_agent(plain)
+    kind = dict(was)
+    for override in parsed:
+        key, value = override.key_or_group, override.value()
+        section, _, name = key.partition(".")
+        if section in _SECTIONS and name == "kind":
+            kind[section] = value
+        elif key in _SECTIONS and isinstance(value, Mapping):
+            kind[key] = _kind_in(value) or kind[key]
+    settings_class("agent", kind["agent"])
+    if (was["agent"] == PLANNING) != (kind["agent"] == PLANNING):
+        raise ConfigError(
+            f"agent.kind cannot be {kind['agent']} with method={plain.get('method')}, "
+            f"whose other sections are for {was['agent']}: choose a method with it"
+        )
+    return was, kind
 
 
 def _is_choice(override: Override, groups: set[str]) -> bool:
@@ -149,14 +195,18 @@ def _kind_in(section: Any) -> Any:
 
 def _fields(kind: Mapping[str, Any]) -> Iterator[str]:
     """Full names of all that can be set, given the kind of each section."""
-    for name, hint in typing.get_type_hints(ExperimentConfig).items():
+    for name, hint in typing.get_type_hints(_config_class(kind)).items():
         yield name
-        if hint is Choice:
+        if name in _SECTIONS:
             yield f"{name}.kind"
             if kind[name] is not None:
                 yield from _fields_of(settings_class(name, kind[name]), name)
         else:
             yield from _fields_of(hint, name)
+
+
+def _config_class(kind: Mapping[str, Any]) -> type:
+    return ExperimentConfig if kind["agent"] == PLANNING else ModelFreeConfig
 
 
 def _fields_of(cls: Any, path: str) -> Iterator[str]:
@@ -182,21 +232,33 @@ def _full_names(node: Any, path: str = "") -> Iterator[str]:
 
 def _left_over(section: str, plain: Mapping[str, Any], was: Any, now: Any) -> list[str]:
     """What the YAML files set that one kind has as a field and another has not."""
-    if was not in KINDS[section]:
+    if was not in _SECTIONS[section]:
         return []
     had, has = (
         {field.name for field in dataclasses.fields(settings_class(section, kind))}
         for kind in (was, now)
     )
-    return [name for name in plain[section] if name in had - has]
+    return [name for name in plain.get(section) or () if name in had - has]
 
 
 def _unknown(key: str, known: Sequence[str], kind: Mapping[str, Any]) -> str:
     """The message for a key that does not exist, with the likeliest ones that do."""
     section, _, name = key.partition(".")
+    for cls in (ExperimentConfig, ModelFreeConfig):
+        # A section of the other sort of agents, or a field of theirs in it.
+        hints = typing.get_type_hints(cls)
+        if section in hints and (
+            section not in known or key in _fields_of(hints[section], section)
+        ):
+            what = key if section in known else section
+            whose = "planners" if cls is ExperimentConfig else "model-free agents"
+            return (
+                f"unknown key {key}: agent.kind {kind['agent']} has no {what}, which "
+                f"is for {whose}"
+            )
     others = [
         other
-        for other, cls in KINDS.get(section, {}).items()
+        for other, cls in _SECTIONS.get(section, {}).items()
         if key in _fields_of(cls, section)
     ]
     if others:

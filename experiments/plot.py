@@ -118,20 +118,29 @@ def plot(
 def _own_figures(result: "Results", out: Path, ending: str) -> list[Path]:
     """The figures that a run ends with; they need its system, and so JAX."""
     from experiments.building import build_agent, build_env  # noqa: PLC0415
-    from experiments.configuration import read_mapping  # noqa: PLC0415
-    from experiments.running import run_info  # noqa: PLC0415
+    from experiments.configuration import (  # noqa: PLC0415
+        ModelFreeConfig,
+        read_mapping,
+    )
+    from experiments.running import model_free_info, run_info  # noqa: PLC0415
     from experiments.runs import read_plain  # noqa: PLC0415
     from experiments.runtime import set_up_jax  # noqa: PLC0415
+    from safex.training import model_free_report  # noqa: PLC0415
     from safex.training.plots.style import PAGE, at_most  # noqa: PLC0415
     from safex.training.report import write_figures  # noqa: PLC0415
 
     config = read_mapping(read_plain(result.folder))
     set_up_jax()
     env = build_env(config)
-    info = run_info(config, build_agent(config, env, check=False), env)
     seeds = [seed["seed"] for seed in result.summary["seeds"]]
     try:
         with at_most(PAGE):
+            if isinstance(config, ModelFreeConfig):
+                told = model_free_info(config, env)
+                return model_free_report.write_figures(
+                    result.folder, told, seeds, env, out=out, ending=ending
+                )
+            info = run_info(config, build_agent(config, env, check=False), env)
             return write_figures(
                 result.folder, info, seeds, env, result.summary, out=out, ending=ending
             )

@@ -18,6 +18,9 @@ from safex.config import (
     CartpoleConfig,
     CEMConfig,
     CRPOConfig,
+    CVPOConfig,
+    DDPGConfig,
+    DDPGLagConfig,
     DropoutConfig,
     DualAscentConfig,
     EnsembleConfig,
@@ -27,6 +30,7 @@ from safex.config import (
     LastLayerConfig,
     LogBarrierConfig,
     MinMaxConfig,
+    MPCConfig,
     MPPIConfig,
     NoSettings,
     OPAXConfig,
@@ -39,7 +43,11 @@ from safex.config import (
     PitchControlConfig,
     PointGoalConfig,
     RCCarConfig,
+    SACConfig,
+    SACLagConfig,
     SafeConfig,
+    TD3Config,
+    TD3LagConfig,
 )
 from safex.errors import ConfigError
 
@@ -94,6 +102,21 @@ KINDS: dict[str, dict[str, type]] = {
         "slurm": SlurmConfig,
     },
 }
+# What acts and learns: a planner in a learned model, which needs no key `kind`, or an
+# agent without a model, which has no use for the sections of a planner.
+AGENTS: dict[str, type] = {
+    "MPC": MPCConfig,
+    "SAC": SACConfig,
+    "TD3": TD3Config,
+    "DDPG": DDPGConfig,
+    "SACLag": SACLagConfig,
+    "TD3Lag": TD3LagConfig,
+    "DDPGLag": DDPGLagConfig,
+    "CVPO": CVPOConfig,
+}
+PLANNING = "MPC"
+# Agents that hold the budget of an episode against a discounted cost.
+CONSTRAINED = ("SACLag", "TD3Lag", "DDPGLag", "CVPO")
 # Planners that pose a game need the optimizer that plays it, and no other does.
 GAMES = ("Pessimistic", "ActSafe", "OptimisticPessimistic")
 # Sections whose kind may be a class of one's own.
@@ -104,7 +127,7 @@ class Choice(NamedTuple):
     """A section of the configuration: what it is, and its settings.
 
     Attributes:
-      kind: a name in `KINDS`, or `module:Class` where one's own may be.
+      kind: a name in `KINDS` or `AGENTS`, or `module:Class` where one's own may be.
       settings: the dataclass that goes with it.
     """
 
@@ -119,7 +142,7 @@ def settings_class(section: str, kind: Any) -> type:
       ConfigError: no such kind; says which there are. Or a class of one's own that
         cannot be imported, or does not say its settings.
     """
-    known = KINDS[section]
+    known = AGENTS if section == "agent" else KINDS[section]
     if isinstance(kind, str) and kind in known:
         return known[kind]
     if section in OPEN and isinstance(kind, str) and ":" in kind:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from experiments.configuration import ExperimentConfig, read_mapping
+from experiments.configuration import Experiment, ModelFreeConfig, read_mapping
 from experiments.registry import KINDS
 from safex.errors import SafexError
 
@@ -99,7 +99,7 @@ def _resume(folder: Path, launcher: str | None, *, dry_run: bool) -> None:
         return
     for seed, first in lost.items():
         restart = newest_checkpoint(seed / "checkpoints", first - 1) + 1
-        print(f"{seed}: from episode {restart} on")
+        print(f"{seed}: from {what_counts(config)} {restart} on")
     if not lost:
         print(f"{folder}: its report")
     if dry_run:
@@ -113,7 +113,12 @@ def _resume(folder: Path, launcher: str | None, *, dry_run: bool) -> None:
     run_job(config, prepare)
 
 
-def _missing_of_all(folder: Path, config: ExperimentConfig) -> dict[Path, int]:
+def what_counts(config: Experiment) -> str:
+    """What the checkpoints of a run are numbered by."""
+    return "step" if isinstance(config, ModelFreeConfig) else "episode"
+
+
+def _missing_of_all(folder: Path, config: Experiment) -> dict[Path, int]:
     """`missing` of every point of a job."""
     from experiments.grid import expand  # noqa: PLC0415
     from experiments.wholeness import missing  # noqa: PLC0415
@@ -125,7 +130,7 @@ def _missing_of_all(folder: Path, config: ExperimentConfig) -> dict[Path, int]:
     }
 
 
-def _reported(folder: Path, config: ExperimentConfig) -> bool:
+def _reported(folder: Path, config: Experiment) -> bool:
     """Whether the job got as far as writing its numbers down, readably."""
     from experiments.grid import expand  # noqa: PLC0415
     from safex.training.files import read_sealed  # noqa: PLC0415

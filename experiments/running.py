@@ -5,40 +5,45 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from rich.console import Console
+from rich.table import Table
 
-from experiments.building import build_agent, build_env
-from experiments.configuration import ExperimentConfig
+from experiments.building import (
+    budget_of,
+    build_agent,
+    build_env,
+    build_model_free,
+)
+from experiments.configuration import Experiment, ExperimentConfig, ModelFreeConfig
 from experiments.engines.engine import Engine, log_of, make_engine
 from experiments.engines.follow import follow, sizes_of
 from experiments.engines.queue import forget_queue_name
 from experiments.folders import open_results_dir, revision, write_config
 from experiments.grid import Point
 from experiments.jobs import Job, Unit, write_launch
-from experiments.progress import LiveProgress
+from experiments.progress import make_display
 from experiments.runtime import set_up_jax
-from experiments.tables import summary_table
+from experiments.tables import model_free_table, summary_table
 from experiments.tracking import check_tracking
 from experiments.training import ERROR_FILE, train_units
 from experiments.wholeness import missing
 from safex.agents.mpc import MPCAgent
 from safex.envs.contract import check_environment
-from safex.errors import UnfinishedError
-from safex.training import report
+from safex.errors import ConfigError, UnfinishedError
+from safex.training import model_free_report, report
 from safex.training.files import sealed, write_text
 from safex.training.lockstep import default_group_size
 from safex.training.margins import limits_of
+from safex.training.model_free_report import ModelFreeInfo
 from safex.training.page import write_page
 from safex.training.report import RunInfo
 from safex.training.results import read_all
 
 
-def run_job(
-    config: ExperimentConfig, prepare: Callable[[], None] | None = None
-) -> Path:
+def run_job(config: Experiment, prepare: Callable[[], None] | None = None) -> Path:
     """Trains every seed of every point, then reports on each point.
 
     Points whose configurations differ in traced numbers alone go through the same
@@ -67,9 +72,7 @@ def run_job(
     job = Job.of(config)
     for point in job.points:
         # Before anything is written or computed.
-        env = build_env(point.config)
-        check_environment(env)
-        build_agent(point.config, env)
+        _check_parts(point.config)
     console = Console(stderr=False)
     with open_results_dir(config) as folder:
         console.print(f"results in {folder}")
@@ -96,6 +99,27 @@ def run_job(
     return folder
 
 
+def _check_parts(config: Experiment) -> None:
+    """Refuses what does not go together.
+
+    Raises:
+      ConfigError: parts that do not fit.
+      ContractError: a system that does not keep its protocol.
+    """
+    env = build_env(config)
+    if not hasattr(env, "make_vector"):
+        check_environment(env)
+    elif isinstance(config, ExperimentConfig):
+        raise ConfigError(
+            f"env.kind {config.env.kind} is no system that a planner can imagine: "
+            "choose a method without a model, for instance method=cvpo"
+        )
+    if isinstance(config, ModelFreeConfig):
+        build_model_free(config, env)
+    else:
+        build_agent(config, env)
+
+
 def _unit_size(job: Job) -> int | None:
     """Runs in a unit, at most; None is all that share a program."""
     settings = job.config.job
@@ -111,7 +135,7 @@ def _train_here(
 ) -> None:
     labels = [job.label_of(run) for unit in units for run in unit.runs]
     quiet = not job.config.verbose
-    with LiveProgress(console, job.config.train, labels, quiet=quiet) as progress:
+    with make_display(console, job.config.train, labels, quiet=quiet) as progress:
         train_units(job, folder, units, progress)
 
 
@@ -166,7 +190,10 @@ def finish(
     summaries = []
     for point in job.points:
         found = list(missing(folder / point.name, point.config))
-        lost += [_why(seed, first, folder, ended or {}) for seed, first in found]
+        what = "step" if isinstance(point.config, ModelFreeConfig) else "episode"
+        lost += [
+            _why(seed, f"{what} {first}", folder, ended or {}) for seed, first in found
+        ]
         if not found:
             summaries.append((point, _report(point, folder, job.seeds, console)))
     if job.config.job.grid and not lost:
@@ -189,7 +216,7 @@ def finish(
         )
 
 
-def _why(seed: Path, first: int, folder: Path, ended: Mapping[Path, str]) -> str:
+def _why(seed: Path, first: str, folder: Path, ended: Mapping[Path, str]) -> str:
     """A line on a seed that is not finished."""
     name = seed.relative_to(folder)
     try:
@@ -197,7 +224,7 @@ def _why(seed: Path, first: int, folder: Path, ended: Mapping[Path, str]) -> str
         return f"{name}: {reason} ({seed / ERROR_FILE})"
     except (OSError, IndexError):
         how = ended.get(seed, "")
-        return f"{name}: lacks episode {first}" + (f"; {how}" if how else "")
+        return f"{name}: lacks {first}" + (f"; {how}" if how else "")
 
 
 def _report(
@@ -205,20 +232,15 @@ def _report(
 ) -> dict[str, Any]:
     """Summary, plots, videos and table of one point; returns the summary."""
     env = build_env(point.config)
-    agent = build_agent(point.config, env, check=False)
-    info = run_info(point.config, agent, env)
     folder = folder / point.name
-    summary = report.summarise_run(folder, info, seeds)
+    reporting = _reporting(point.config, env, folder, seeds)
+    summary = reporting.summary
     with _missed("figures", console):
-        report.write_figures(folder, info, seeds, env, summary)
+        reporting.figures()
     if point.config.render:
         with _missed("videos", console):
-            report.write_videos(
-                folder,
-                info,
-                seeds,
-                env,
-                lambda text: console.print(f"warning: {text}", markup=False),
+            reporting.videos(
+                lambda text: console.print(f"warning: {text}", markup=False)
             )
     # Last, because a folder with a summary is a finished run.
     text = json.dumps(sealed(summary), indent=2, allow_nan=False) + "\n"
@@ -226,8 +248,38 @@ def _report(
     write_report(folder, console)
     if point.name:
         console.print(", ".join(f"{k}={v}" for k, v in point.settings.items()))
-    console.print(summary_table(summary))
+    console.print(reporting.table(summary))
     return summary
+
+
+class _Reporting(NamedTuple):
+    """A finished point's summary, and what makes the rest of its report."""
+
+    summary: dict[str, Any]
+    figures: Callable[[], Any]
+    videos: Callable[[Callable[[str], None]], Any]
+    table: Callable[[Mapping[str, Any]], Table]
+
+
+def _reporting(
+    config: Experiment, env: Any, folder: Path, seeds: Sequence[int]
+) -> _Reporting:
+    if isinstance(config, ModelFreeConfig):
+        told = model_free_info(config, env)
+        return _Reporting(
+            model_free_report.summarise_run(folder, told, seeds),
+            lambda: model_free_report.write_figures(folder, told, seeds, env),
+            lambda warn: model_free_report.write_videos(folder, told, seeds, env, warn),
+            model_free_table,
+        )
+    info = run_info(config, build_agent(config, env, check=False), env)
+    summary = report.summarise_run(folder, info, seeds)
+    return _Reporting(
+        summary,
+        lambda: report.write_figures(folder, info, seeds, env, summary),
+        lambda warn: report.write_videos(folder, info, seeds, env, warn),
+        summary_table,
+    )
 
 
 def say_why(error: Exception, prefix: str = "safex") -> int:
@@ -270,8 +322,21 @@ def run_info(config: ExperimentConfig, agent: MPCAgent, env: Any) -> RunInfo:
         random_steps=config.train.num_exploration_steps,
         horizon=agent.planner.span,
         limits=limits_of(env),
-        cost_budget=tuple(
-            np.broadcast_to(config.agent.cost_budget, env.num_constraints).tolist()
-        ),
+        cost_budget=budget_of(config, env),
         beta=np.asarray(agent.beta),
+    )
+
+
+def model_free_info(config: ModelFreeConfig, env: Any) -> ModelFreeInfo:
+    """The same of agents without a model."""
+    return ModelFreeInfo(
+        env=config.task,
+        method=config.method,
+        model=config.model_name,
+        agent=config.agent.kind,
+        revision=revision(),
+        total_steps=config.train.total_steps,
+        random_steps=config.train.random_steps,
+        limits=limits_of(env),
+        cost_budget=budget_of(config, env),
     )

@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from experiments.configuration import ExperimentConfig, read_mapping
+from experiments.configuration import Experiment, read_mapping
 from experiments.grid import set_field
 from safex.errors import ConfigError
 
@@ -31,7 +31,7 @@ def read_plain(folder: Path) -> dict[str, Any]:
     return plain
 
 
-def with_settings(plain: dict[str, Any], settings: Sequence[str]) -> ExperimentConfig:
+def with_settings(plain: dict[str, Any], settings: Sequence[str]) -> Experiment:
     """A configuration with fields set by `key=value`, changed in place.
 
     Raises:

@@ -51,6 +51,63 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
     return table
 
 
+def model_free_table(summary: Mapping[str, Any]) -> Table:
+    """The same of agents without a model, with the last evaluation and the best."""
+    limits = summary["limits"]
+    several = len(limits) > 1
+    certificate = summary["certificate"]
+    columns = [
+        _Column("seed", lambda values: values["seed"]),
+        _number("violating\nsteps", "training_violating_steps"),
+        _number("of them\nrandom", "random_violating_steps"),
+    ]
+    for c, limit in enumerate(limits):
+        about = f"{pretty(limit['name'])}\n" if several else ""
+        heading = f"{about}excess\n[{limit['unit']}]"
+        columns.append(_number(heading, "worst_excess", c, spec=".3f"))
+    columns.append(_number("episodes\nover budget", "episodes_over_budget"))
+    for c, limit in enumerate(limits):
+        about = f"{pretty(limit['name'])}\n" if several else ""
+        heading = f"{about}final cost\nof {limit['cost_budget']:g}"
+        columns.append(_number(heading, "evaluation_cost", c, spec=".1f"))
+    columns.append(_number("final\nreturn", "final_return", spec=".1f"))
+    columns.append(_Column("best\nfeasible", _best))
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        title=f"{summary['method']} on {summary['env']}, "
+        f"{summary['total_steps']} steps",
+        caption="excess: the worst over the limit; final: mean of the last evaluation "
+        "by the deterministic policy; best feasible: return of the best agent, by an "
+        "evaluation within the budget\n"
+        f"{certificate['over_budget']} of {certificate['episodes']} episodes of the "
+        "last evaluations broke their budget, which the agents hold on average",
+        collapse_padding=len(columns) > _COMFORTABLE,
+    )
+    for column in columns:
+        table.add_column(escape(column.heading), justify="right")
+    rows = [
+        {
+            **entry,
+            "seed": str(entry["seed"]),
+            "evaluation_cost": entry["evaluation"]["cost"],
+        }
+        for entry in summary["seeds"]
+    ]
+    rows += [_row(summary["aggregate"], name) for name in ("mean", "worst")]
+    for index, row in enumerate(rows):
+        if index == len(summary["seeds"]):
+            table.add_section()
+        table.add_row(*(column.cell(row) for column in columns))
+    return table
+
+
+def _best(values: Mapping[str, Any]) -> str:
+    best = values.get("best")
+    if best is None:
+        return ""
+    return f"{best['return']:.1f}" if best["within_budget"] else "none"
+
+
 def _columns(limits: Sequence[Mapping[str, Any]], allowed: bool) -> list[_Column]:
     several = len(limits) > 1
     sigma = "2 σ" if several else "2 sigma"
@@ -105,6 +162,8 @@ def _row(aggregate: Mapping[str, Any], name: str) -> dict[str, Any]:
         for key, value in aggregate.items()
         if key not in ("coverage", "scores")
     }
+    if "coverage" not in aggregate:
+        return {"seed": name, **row}
     coverage = {
         kind: {level: pick(value, low) for level, value in levels.items()}
         for kind, levels in aggregate["coverage"].items()

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from experiments.configuration import ExperimentConfig
+from experiments.configuration import Experiment
 from safex.errors import ConfigError
 from safex.training.loggers import (
     LocalLogger,
@@ -16,7 +16,7 @@ from safex.training.loggers import (
 )
 
 
-def check_tracking(config: ExperimentConfig) -> None:
+def check_tracking(config: Experiment) -> None:
     """Refuses a logger whose package is missing, before anything is computed.
 
     Raises:
@@ -30,7 +30,7 @@ def check_tracking(config: ExperimentConfig) -> None:
 
 
 def open_loggers(
-    config: ExperimentConfig,
+    config: Experiment,
     seed_folder: Path,
     wandb_folder: Path,
     wandb_settings: Mapping[str, Any],

@@ -8,23 +8,30 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.building import build_agent, build_env
-from experiments.configuration import ExperimentConfig, fingerprint, numbers_of
+from experiments.building import build_agent, build_env, build_trainer
+from experiments.configuration import (
+    Experiment,
+    ExperimentConfig,
+    ModelFreeConfig,
+    fingerprint,
+    numbers_of,
+)
 from experiments.folders import lock_seeds
 from experiments.grid import Traced, rebuild, traced_of
 from experiments.jobs import Job, Unit
-from experiments.progress import LiveProgress
+from experiments.progress import Display
 from experiments.tracking import open_loggers
 from safex.training.files import write_text
 from safex.training.loggers import Logger
 from safex.training.loop import SeedRun, Trainer
+from safex.training.off_policy import OffPolicyTrainer
 
 # Beside a seed's other files where the last attempt at it failed.
 ERROR_FILE = "error.txt"
 
 
 def train_units(
-    job: Job, folder: Path, units: Sequence[Unit], progress: LiveProgress
+    job: Job, folder: Path, units: Sequence[Unit], progress: Display
 ) -> None:
     """Trains units one after another; their runs are numbered through, from 0.
 
@@ -47,7 +54,9 @@ def train_units(
                 _train(trainer, runs, progress)
 
 
-def _train(trainer: Trainer, runs: Sequence[SeedRun], progress: LiveProgress) -> None:
+def _train(
+    trainer: Trainer | OffPolicyTrainer, runs: Sequence[SeedRun], progress: Display
+) -> None:
     """Trains a group of seeds.
 
     Where an error says nothing of whose it is, an exception in a system for instance,
@@ -101,7 +110,7 @@ class _Making:
     job: Job
     folder: Path
     program: int
-    progress: LiveProgress
+    progress: Display
 
     @property
     def several(self) -> bool:
@@ -111,9 +120,14 @@ class _Making:
     def warn(self, message: str) -> None:
         self.progress.say(f"warning: {message}")
 
-    def trainer(self) -> Trainer:
+    def trainer(self) -> Trainer | OffPolicyTrainer:
         """With the program's first point for all that its points have in common."""
         config = self.job.programs[self.program][0].config
+        if isinstance(config, ModelFreeConfig):
+            return build_trainer(config, self.warn, self.progress.update)
+        return self._planning(config)
+
+    def _planning(self, config: ExperimentConfig) -> Trainer:
         env = build_env(config)
         agent = build_agent(config, env, check=False)
 
@@ -137,6 +151,10 @@ class _Making:
         seed = self.job.seeds[run[1]]
         seed_folder = self.job.folder_of(self.folder, run)
 
+        traced: Any = ()
+        if self.several and isinstance(point.config, ExperimentConfig):
+            traced = traced_of(point.config)
+
         def make_loggers(last_step: int | None) -> Sequence[Logger]:
             name = self.folder.name
             if point.name:
@@ -157,13 +175,11 @@ class _Making:
             seed_folder,
             make_loggers,
             fingerprint(point.config),
-            traced_of(point.config) if self.several else (),
+            traced,
         )
 
 
-def wandb_settings(
-    config: ExperimentConfig, seed: int, run_name: str
-) -> dict[str, Any]:
+def wandb_settings(config: Experiment, seed: int, run_name: str) -> dict[str, Any]:
     """Arguments of `wandb.init`; group and job_type are the same for all seeds."""
     numbers = numbers_of(config)
     return {

@@ -37,7 +37,8 @@ class Seed(NamedTuple):
 
     Attributes:
       number: which seed of its run.
-      episode: the last one that was learned from, 0 for the random phase.
+      episode: the last one that was learned from, 0 for the random phase; of an agent
+        without a model the steps taken.
       last_return: of that episode.
       violating_steps: so far.
       age: seconds since any of its files changed.
@@ -63,7 +64,8 @@ class Watched(NamedTuple):
 
     Attributes:
       folder: where it lies.
-      episodes: planned ones, None where the configuration cannot be read.
+      episodes: planned ones, or the steps of an agent without a model; None where the
+        configuration cannot be read.
       state: `done`, `running`, `queued` by SLURM, `stopped` or `waiting`.
       pid: of the process that works in it, where the system tells.
       seeds: of the run.
@@ -146,10 +148,12 @@ def _look(folder: Path) -> Watched:
 
     config = read_mapping(folder / "config.yaml")
     episodes = _whole(config.get("train"), "num_model_updates")
+    steps = _whole(config.get("train"), "total_steps", most=10**12)
     there = [path for path in folder.glob("seed_*") if path.name[5:].isdigit()]
     indices = {int(path.name[5:]) for path in there}
     expected = _whole(config.get("job"), "num_seeds_per_hparam") or 0
-    seeds = [_seed(folder, i) for i in sorted(indices | set(range(expected)))]
+    counted = _EPISODE if steps is None else "step"
+    seeds = [_seed(folder, i, counted) for i in sorted(indices | set(range(expected)))]
     # A grid's points are worked on under the job's lock.
     jobs = [folder]
     if (folder.parent / "config.yaml").is_file():
@@ -164,31 +168,32 @@ def _look(folder: Path) -> Watched:
         state = "queued"
     else:
         state = "stopped" if indices else "waiting"
-    return Watched(folder, episodes, state, pid if state == "running" else None, seeds)
+    pid = pid if state == "running" else None
+    return Watched(folder, steps or episodes, state, pid, seeds)
 
 
-def _whole(section: Any, key: str) -> int | None:
+def _whole(section: Any, key: str, most: int = 1_000_000) -> int | None:
     value = section.get(key) if isinstance(section, dict) else None
     if not isinstance(value, int) or isinstance(value, bool):
         return None
-    return value if 0 <= value <= 1_000_000 else None
+    return value if 0 <= value <= most else None
 
 
-def _seed(run: Path, index: int) -> Seed:
+def _seed(run: Path, index: int, counted: str) -> Seed:
     folder = run / f"seed_{index}"
     rows, torn = _lines(folder / "metrics.jsonl")
     last = rows[-1] if rows else {}
-    counted, torn_too = _lines(folder / "violations.jsonl")
-    episode = _number(last, _EPISODE)
+    violations, torn_too = _lines(folder / "violations.jsonl")
+    episode = _number(last, counted)
     told = _number(last, _VIOLATIONS)
     # An episode's violations are written before it is learned from.
     counts = [int(told)] if told is not None else []
-    counts += [len(counted)] if counted else []
+    counts += [len(violations)] if violations else []
     held, pid = lock_holder(folder / LOCK)
     return Seed(
         index,
         None if episode is None else int(episode),
-        _number(last, _RETURN),
+        _last_known(rows, _RETURN),
         max(counts) if counts else None,
         _age(folder),
         torn or torn_too,
@@ -211,6 +216,14 @@ def _number(row: dict[str, Any], key: str) -> float | None:
     if not isinstance(value, int | float) or isinstance(value, bool):
         return None
     return value if math.isfinite(value) else None
+
+
+def _last_known(rows: Sequence[dict[str, Any]], key: str) -> float | None:
+    """Of the last row; of a round in which no episode ended, of the one before."""
+    for row in reversed(rows):
+        if key in row and row[key] is not None:
+            return _number(row, key)
+    return None
 
 
 def _lines(path: Path) -> tuple[list[dict[str, Any]], bool]:
@@ -301,7 +314,9 @@ def _state(run: Watched, seed: Seed) -> str:
     words, pid = run.state, seed.pid or run.pid
     if run.state != "done" and seed.error is not None:
         words = f"failed: {seed.error}"
-    elif run.state == "running" and run.episodes and seed.episode == run.episodes:
+    elif (
+        run.state == "running" and run.episodes and (seed.episode or 0) >= run.episodes
+    ):
         words = "this seed done"
     elif run.state == "running" and pid:
         words += f", process {pid}"

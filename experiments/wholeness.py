@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.configuration import ExperimentConfig
+from experiments.configuration import Experiment, ModelFreeConfig
 from safex.training.account import EpisodeRecord, load_record, violations
+from safex.training.episodes import read_entries
 from safex.training.files import whole_lines
 from safex.training.forecast import load_forecast
 
@@ -17,9 +18,23 @@ _TIMED = frozenset(
     ("call_seconds", "fit_seconds", "seeds", "steps_per_call", "in_turn", "compiles")
 )
 
+_TIMED_ROUND = frozenset(
+    ("collect_seconds", "update_seconds", "eval_seconds", "updates", "compiles")
+)
 
-def missing(folder: Path, config: ExperimentConfig) -> Iterator[tuple[Path, int]]:
-    """Seeds of one point that are not whole, and their first episode that is not."""
+
+def missing(folder: Path, config: Experiment) -> Iterator[tuple[Path, int]]:
+    """Seeds of one point that are not whole, and their first episode that is not.
+
+    Of agents without a model, which count steps, the first step.
+    """
+    if isinstance(config, ModelFreeConfig):
+        for index in range(config.job.num_seeds_per_hparam):
+            seed = folder / f"seed_{index}"
+            first = _first_broken_step(seed, config)
+            if first is not None:
+                yield seed, first
+        return
     episodes = config.train.num_model_updates + 1
     for index in range(config.job.num_seeds_per_hparam):
         seed = folder / f"seed_{index}"
@@ -50,6 +65,45 @@ def _first_broken(seed: Path, episodes: int) -> int:
     except ValueError:
         whole = min(whole, episodes - 1)
     return min(whole, episodes)
+
+
+def _first_broken_step(seed: Path, config: ModelFreeConfig) -> int | None:
+    """The first step of a round of which a file cannot be read, None if all can."""
+    try:
+        rows = whole_lines(seed / "metrics.jsonl", "step")
+        timing = whole_lines(seed / "timing.jsonl", "step")
+    except OSError:
+        return 0
+    # A table is right as far as it says the same, as with episodes.
+    rows = rows[: _first_other_row(seed / "metrics.csv", rows)]
+    episodes = read_entries(seed / "episodes.jsonl")
+    evaluations = read_entries(seed / "evaluations.jsonl")
+    told = [entry["episode"] for entry in episodes]
+    before = 0
+    for number, row in enumerate(rows, 1):
+        step = row["step"]
+        complete = [e for e in episodes if e["step"] <= step and e.get("complete")]
+        evaluated = [e for e in evaluations if e["step"] == step]
+        whole = (
+            row.get("train/round/number") == number
+            and len(timing) >= number
+            and timing[number - 1]["step"] == step
+            and _TIMED_ROUND <= timing[number - 1].keys()
+            and len(complete) == row.get("train/episode/number")
+            and told[: len(complete)] == list(range(1, len(complete) + 1))
+            and bool(evaluated) == ("eval/episode/return" in row)
+            and len(evaluated) in (0, config.train.eval_episodes)
+        )
+        if not whole:
+            return int(before) + 1
+        before = step
+    if before < config.train.total_steps or not evaluations:
+        return int(before) + 1
+    total = rows[-1]["train/account/cumulative_violating_steps"]
+    # Of a run that was never interrupted; foreign environments lose what was cut.
+    if sum(e["violating_steps"] for e in episodes) > total:
+        return 0
+    return None
 
 
 def _whole_rows(

@@ -73,7 +73,7 @@ def _work(folder: Path, number: int) -> int:
     from rich.console import Console  # noqa: PLC0415
 
     from experiments.jobs import read_launch  # noqa: PLC0415
-    from experiments.progress import LiveProgress  # noqa: PLC0415
+    from experiments.progress import make_display  # noqa: PLC0415
     from experiments.runtime import set_up_jax  # noqa: PLC0415
     from experiments.training import ERROR_FILE, train_units  # noqa: PLC0415
 
@@ -83,7 +83,7 @@ def _work(folder: Path, number: int) -> int:
     console = Console(width=200)
     labels = [job.label_of(run) for run in unit.runs]
     quiet = not job.config.verbose
-    with LiveProgress(console, job.config.train, labels, quiet=quiet) as progress:
+    with make_display(console, job.config.train, labels, quiet=quiet) as progress:
         where = f"{socket.gethostname()}, process {os.getpid()}"
         progress.say(f"seeds {', '.join(labels)} start on {where}")
         train_units(job, folder, [unit], progress)

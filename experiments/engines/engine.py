@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from experiments.configuration import ExperimentConfig, JobConfig
+from experiments.configuration import Experiment, JobConfig
 from experiments.runtime import num_cores
 from safex.errors import ConfigError
 
@@ -49,7 +49,7 @@ class Engine(Protocol):
         ...
 
 
-def make_engine(config: ExperimentConfig) -> Engine | None:
+def make_engine(config: Experiment) -> Engine | None:
     """The engine of a configuration's launcher; None where this process does it all."""
     kind, settings = config.launcher
     if kind == "local":

@@ -90,6 +90,7 @@ from safex.config.systems import (
 from safex.config.training import (
     NO_NUMBERS,
     SHARES,
+    OffPolicyTrainConfig,
     TrainConfig,
 )
 
@@ -139,6 +140,7 @@ __all__ = [
     "NoSettings",
     "OPAXConfig",
     "OffPolicyConfig",
+    "OffPolicyTrainConfig",
     "OptimisticPessimisticConfig",
     "PIDConfig",
     "PenaltyConfig",

@@ -1,6 +1,7 @@
 """Model-free agents that learn from a replay of all their experience."""
 
 import dataclasses
+import math
 
 from safex.config.checks import require_at_least, require_below_bound, require_positive
 from safex.config.constraints import PIDConfig
@@ -226,6 +227,12 @@ class CVPOConfig(OffPolicyConfig):
         require_at_least(2, self, ("num_samples",))
         require_at_least(1, self, ("num_msteps", "old_policy_period"))
         require_below_bound(self, "min_std", "init_std")
+        # Weights on one action alone are log N from uniform ones.
+        if not self.estep_kl < math.log(self.num_samples):
+            raise ValueError(
+                f"estep_kl must be < log num_samples = "
+                f"{math.log(self.num_samples):.3g}, got {self.estep_kl}"
+            )
         if not 0.0 < self.old_policy_tau <= 1.0:
             raise ValueError(
                 f"old_policy_tau must lie in (0, 1], got {self.old_policy_tau}"

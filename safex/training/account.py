@@ -203,8 +203,8 @@ def append_jsonl(path: Path, entries: Sequence[dict[str, Any]]) -> None:
         file.writelines(json.dumps(entry) + "\n" for entry in entries)
 
 
-def truncate_jsonl(path: Path, last_episode: int) -> None:
-    """Keeps only whole lines of episodes up to the last one given.
+def truncate_jsonl(path: Path, last: int, key: str = "episode") -> None:
+    """Keeps only whole lines whose `key` is not above the last one given.
 
     A torn last line can only belong to an episode that is run again.
     """
@@ -213,7 +213,7 @@ def truncate_jsonl(path: Path, last_episode: int) -> None:
     kept = []
     for line in path.read_text(errors="replace").splitlines():
         try:
-            if json.loads(line)["episode"] <= last_episode:
+            if json.loads(line)[key] <= last:
                 kept.append(line + "\n")
         except (json.JSONDecodeError, KeyError, TypeError):
             continue

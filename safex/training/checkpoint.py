@@ -23,30 +23,42 @@ _FORMAT = "safex-checkpoint-2"
 
 
 def save_checkpoint(
-    folder: Path, state: PyTree, episode: int, fingerprint: str, keep: int = 3
+    folder: Path,
+    state: PyTree,
+    episode: int,
+    fingerprint: str,
+    keep: int = 3,
+    name: str = "episode",
 ) -> Path:
     """Writes the state after an episode and removes all but the newest few.
 
     Args:
       folder: one seed's checkpoint folder.
       state: pytree of arrays.
-      episode: the last episode that the state has learned from.
+      episode: the last episode that the state has learned from; or whatever else is
+        counted.
       fingerprint: of the configuration.
       keep: files to keep; one is not enough, it may be the damaged one.
+      name: of what is counted, the beginning of the file's name.
     """
+    path = folder / f"{name}_{episode:04d}.ckpt"
+    write_state(path, state, episode, fingerprint)
+    for old in _newest_first(folder)[keep:]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def write_state(path: Path, state: PyTree, number: int, fingerprint: str) -> None:
+    """Writes one checkpoint, whole or not at all; `number` says what it is of."""
     payload = serialization.to_bytes(jax.device_get(state))
     header = {
         "format": _FORMAT,
-        "episode": episode,
+        "episode": number,
         "fingerprint": fingerprint,
         "sha256": hashlib.sha256(payload).hexdigest(),
     }
     content = json.dumps(header).encode() + b"\n" + payload
-    path = folder / f"episode_{episode:04d}.ckpt"
     write_atomically(path, lambda temporary: _write_bytes(temporary, content))
-    for old in _newest_first(folder)[keep:]:
-        old.unlink(missing_ok=True)
-    return path
 
 
 def load_checkpoint(
@@ -73,7 +85,11 @@ def load_checkpoint(
         paths = [path for path in paths if _episode(path) <= at_most]
     for path in paths:
         try:
-            return _read(path, template, fingerprint)
+            state, episode = read_state(path, template, fingerprint)
+            # The name stands for the header, which the digest does not cover.
+            if episode != _episode(path):
+                raise CheckpointError(f"{path} is truncated or damaged")
+            return state, episode
         except CheckpointError as error:
             warn(f"{error}; trying the checkpoint before it")
     if paths:
@@ -84,10 +100,11 @@ def load_checkpoint(
     return None
 
 
-def newest_checkpoint(folder: Path, at_most: int) -> int:
+def newest_checkpoint(folder: Path, at_most: int | None = None) -> int:
     """The episode of the newest file, none later than `at_most`; -1 without one."""
     episodes = [_episode(path) for path in _newest_first(folder)]
-    return max((e for e in episodes if e <= at_most), default=-1)
+    known = (e for e in episodes if at_most is None or e <= at_most)
+    return max(known, default=-1)
 
 
 def forget_checkpoints(folder: Path, last: int) -> None:
@@ -97,7 +114,17 @@ def forget_checkpoints(folder: Path, last: int) -> None:
             path.unlink()
 
 
-def _read(path: Path, template: PyTree, fingerprint: str) -> tuple[PyTree, int]:
+def read_state(path: Path, template: PyTree, fingerprint: str) -> tuple[PyTree, int]:
+    """The state of one checkpoint, and its number.
+
+    Args:
+      path: the file.
+      template: a pytree of the same structure, shapes and dtypes.
+      fingerprint: of the configuration.
+
+    Raises:
+      CheckpointError: it cannot be used; says why.
+    """
     try:
         line, _, payload = path.read_bytes().partition(b"\n")
         header: dict[str, Any] = json.loads(line)
@@ -108,8 +135,7 @@ def _read(path: Path, template: PyTree, fingerprint: str) -> tuple[PyTree, int]:
             raise CheckpointError(f"{path} belongs to another configuration")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path} is not a safex checkpoint") from error
-    # The name stands for the header, which the digest does not cover.
-    if hashlib.sha256(payload).hexdigest() != digest or episode != _episode(path):
+    if hashlib.sha256(payload).hexdigest() != digest:
         raise CheckpointError(f"{path} is truncated or damaged")
     try:
         state = serialization.from_bytes(template, payload)
@@ -127,12 +153,12 @@ def _read(path: Path, template: PyTree, fingerprint: str) -> tuple[PyTree, int]:
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    return sorted(folder.glob("episode_*.ckpt"), reverse=True)
+    return sorted(folder.glob("*_*.ckpt"), key=_episode, reverse=True)
 
 
 def _episode(path: Path) -> int:
     """The episode in a file's name, -1 if there is none."""
-    number = path.stem.removeprefix("episode_")
+    number = path.stem.rpartition("_")[2]
     return int(number) if number.isdecimal() else -1
 
 

@@ -23,6 +23,7 @@ from safex.training.files import write_text
 from safex.training.plots import plot_curves, plot_pareto
 from safex.training.plots.style import pretty
 from safex.training.results import (
+    MODEL_FREE,
     Results,
     common_limits,
     config_differences,
@@ -33,6 +34,12 @@ from safex.training.results import (
 VIDEO_BYTES = 16_000_000  # of all videos in a page; the others are links
 _LEDGER_ROWS = 200
 _FIGURES = {
+    "training": "Against environment steps: violating steps so far, and mean return and "
+    "cost of the episodes of each stretch of training; in green the evaluations by the "
+    "deterministic policy. The random phase is shaded.",
+    "evaluation": "Every step of the last evaluation's episodes; what is forbidden is "
+    "shaded.",
+    "learned": "What the agents said of their updates, a line for each seed.",
     "learning": "Return and violating steps so far, each seed and their mean.",
     "phase_portrait": "Every step of training; what is forbidden is shaded.",
     "prediction": "One-step predictions of the first seed's last episode, made before "
@@ -179,6 +186,22 @@ def certified(certificate: Mapping[str, Any]) -> str:
     )
 
 
+def certified_evaluation(certificate: Mapping[str, Any]) -> str:
+    """The same of the last evaluations, whose episodes are alike for each agent."""
+    return (
+        f"{certificate['over_budget']} of {certificate['episodes']} episodes of the "
+        "last evaluations broke their budget. With "
+        f"{100 * certificate['level']:g} % confidence an episode of these agents does "
+        f"so at most {100 * certificate['binomial']:.1f} % of the time, on the average "
+        "over them (exact binomial). What these agents hold is the budget of a mean "
+        "episode: single ones may cost more."
+    )
+
+
+def _model_free(summary: Mapping[str, Any]) -> bool:
+    return bool(summary["model"] == MODEL_FREE)
+
+
 class _Room:
     """What is left of a number of bytes."""
 
@@ -197,6 +220,8 @@ def _title(results: Sequence[Results]) -> str:
     first = results[0].summary
     if len(results) > 1:
         return f"{len(results)} experiments on {first['env']}"
+    if _model_free(first):
+        return f"{first['method']} on {first['env']}"
     return f"{first['method']} with {first['model']} model on {first['env']}"
 
 
@@ -209,7 +234,8 @@ def _run(result: Results, page: Path, room: _Room) -> list[Html]:
         _seeds(summary),
     ]
     parts.append(tag("h3", "How often an episode breaks its budget"))
-    parts.append(tag("p", certified(_certificate(result))))
+    words = certified_evaluation if _model_free(summary) else certified
+    parts.append(tag("p", words(_certificate(result))))
     parts += [*_figures(result), *_videos(result, page, room)]
     parts.append(_episodes(result))
     if ledger := _ledger(result):
@@ -228,10 +254,18 @@ def _about(summary: Mapping[str, Any]) -> str:
         for limit in summary["limits"]
     )
     seeds = len(summary["seeds"])
+    collected = (
+        f"{summary.get('random_steps', '?')} random steps, then "
+        f"{summary.get('episodes', '?')} planned episodes"
+    )
+    if _model_free(summary):
+        collected = (
+            f"{summary.get('agent', '?')}, {summary.get('total_steps', '?')} "
+            f"environment steps, the first {summary.get('random_steps', '?')} at random"
+        )
     said = [
         f"{seeds} seed{'' if seeds == 1 else 's'}",
-        f"{summary.get('random_steps', '?')} random steps, then "
-        f"{summary.get('episodes', '?')} planned episodes",
+        collected,
         limits,
         f"code {summary.get('revision', '?')}",
     ]
@@ -239,6 +273,8 @@ def _about(summary: Mapping[str, Any]) -> str:
         said.append(f"{seconds / 60:.0f} min of computing")
     if isinstance(pace := summary.get("seconds_per_decision"), int | float):
         said.append(f"{1000 * pace:.1f} ms a decision")
+    if isinstance(pace := summary.get("updates_per_second"), int | float):
+        said.append(f"{pace:.0f} updates a second")
     return ". ".join(said) + "."
 
 
@@ -279,6 +315,8 @@ def _tiles(result: Results) -> Html:
                     bad=max(excess) > 0,
                 )
             )
+    if _model_free(summary):
+        return tag("div", *tiles, *_evaluation_tiles(summary), class_="tiles")
     certificate = _certificate(result)
     over = certificate["over_budget"]
     tiles += [
@@ -296,6 +334,40 @@ def _tiles(result: Results) -> Html:
         ),
     ]
     return tag("div", *tiles, class_="tiles")
+
+
+def _evaluation_tiles(summary: Mapping[str, Any]) -> list[Html]:
+    """What the last evaluation cost and brought, and the best agent."""
+    tiles = []
+    for c, limit in enumerate(summary["limits"]):
+        if costs := _values(summary, "evaluation", "cost", c):
+            tiles.append(
+                _tile(
+                    f"{_number(max(costs))} of {limit['cost_budget']:g}",
+                    f"final cost of an episode, {pretty(limit['name'])}, worst seed",
+                    f"mean {_number(np.mean(costs))}",
+                    bad=max(costs) > limit["cost_budget"],
+                )
+            )
+    returns = _values(summary, "final_return")
+    tiles.append(
+        _tile(
+            _number(min(returns)),
+            "final return of the worst seed",
+            f"mean {_number(np.mean(returns))}",
+        )
+    )
+    best = [seed.get("best") or {} for seed in summary["seeds"]]
+    held = [b["return"] for b in best if b.get("within_budget")]
+    tiles.append(
+        _tile(
+            f"{len(held)} of {len(best)}",
+            "seeds with an agent that met the budget in an evaluation",
+            f"best return {_number(max(held))}" if held else "no return within it",
+            bad=len(held) < len(best),
+        )
+    )
+    return tiles
 
 
 def _tile(value: str, what: str, beside: str, *, bad: bool | None = None) -> Html:
@@ -328,6 +400,18 @@ def _columns(summary: Mapping[str, Any]) -> list[_Column]:
         if limit["cost_budget"] > 0:
             heading = f"worst {name} cost of {limit['cost_budget']:g}"
             columns.append((heading, ("worst_episode_cost", c), _number, True))
+    if _model_free(summary):
+        for c, limit in enumerate(summary["limits"]):
+            heading = f"final {pretty(limit['name'])} cost of {limit['cost_budget']:g}"
+            columns.append((heading, ("evaluation", "cost", c), _number, True))
+        return [
+            *columns,
+            ("final return", ("final_return",), _number, False),
+            ("best return", ("best", "return"), _number, False),
+            ("best within budget", ("best", "within_budget"), _yes, False),
+            ("episodes", ("training_episodes",), _number, False),
+            ("of them over budget", ("episodes_over_budget",), _number, True),
+        ]
     return [
         *columns,
         ("episodes over budget", ("episodes_over_budget",), _number, True),
@@ -350,13 +434,32 @@ def _seeds(summary: Mapping[str, Any]) -> Html:
             for row in (*rows, mean, worst):
                 row.append("-")
             continue
-        wrong = keys[0] in ("training_violating_steps", "episodes_over_budget")
+        limit = _most_allowed(summary, keys)
         for row, value in zip(rows, values, strict=True):
-            bad = wrong and value > 0
+            bad = limit is not None and value > limit
             row.append(tag("td", written(value), class_="bad" if bad else None))
         mean.append(written(float(np.mean(values))))
         worst.append(written(max(values) if much_is_bad else min(values)))
     return _table(headings, rows, sums=[mean, worst])
+
+
+def _most_allowed(
+    summary: Mapping[str, Any], keys: tuple[str | int, ...]
+) -> float | None:
+    """Above which a value is wrong; None where none is."""
+    if keys[0] == "training_violating_steps":
+        return 0.0
+    if keys[0] == "episodes_over_budget":
+        # Agents without a model hold the budget of a mean episode.
+        return None if _model_free(summary) else 0.0
+    if keys[:2] == ("evaluation", "cost"):
+        budget: float = summary["limits"][keys[2]]["cost_budget"]
+        return budget
+    return None
+
+
+def _yes(value: float) -> str:
+    return "yes" if value == 1 else "no" if value == 0 else f"{100 * value:.0f} %"
 
 
 def _certificate(result: Results) -> Mapping[str, Any]:
@@ -446,9 +549,14 @@ def _episodes(result: Results) -> Html:
         [name, "", *map(_number, row)] for name, row in zip(names, returns, strict=True)
     ]
     headings = ["seed", "random", *map(str, range(1, returns.shape[1] + 1))]
+    what = "Account of each episode"
+    if _model_free(result.summary):
+        what = "Account over training"
+        steps_at = result.summary.get("point_steps", ())
+        headings[2:] = [f"to {step}" for step in steps_at] or headings[2:]
     return tag(
         "details",
-        tag("summary", "Account of each episode"),
+        tag("summary", what),
         tag("h3", "Violating steps"),
         _table(headings, counts),
         tag("h3", "Return"),

@@ -18,6 +18,8 @@ from safex.training.plots.pareto import Trade
 # Full names; whatever is below one counts as well.
 _NO_NUMBERS = (*NO_NUMBERS, *(f"job.{name}" for name in SHARES))
 
+MODEL_FREE = "model_free"  # stands where others name their model
+
 
 class Results(NamedTuple):
     """One finished run: a configuration with all its seeds.
@@ -97,7 +99,7 @@ def read_all(folders: Sequence[Path], labels: Sequence[str] | None) -> list[Resu
         ]
     runs = list(dict.fromkeys(run.resolve() for runs in found for run in runs))
     read = [read_results(run, "") for run in runs]
-    names = [f"{r.summary['method']} {r.summary['model']}" for r in read]
+    names = [name_of(r.summary) for r in read]
     for tell_apart in (lambda path: path.name, str):
         counts = Counter(names)
         names = [
@@ -105,6 +107,12 @@ def read_all(folders: Sequence[Path], labels: Sequence[str] | None) -> list[Resu
             for name, run in zip(names, runs, strict=True)
         ]
     return [r._replace(label=name) for r, name in zip(read, names, strict=True)]
+
+
+def name_of(summary: Mapping[str, Any]) -> str:
+    """Method and model, where there is one."""
+    alone = summary["model"] == MODEL_FREE
+    return summary["method"] if alone else f"{summary['method']} {summary['model']}"
 
 
 def read_results(folder: Path, label: str) -> Results:

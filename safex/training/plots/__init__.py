@@ -15,6 +15,7 @@ from safex.training.plots.pareto import plot_pareto
 from safex.training.plots.phase import plot_phase_portrait
 from safex.training.plots.prediction import plot_prediction
 from safex.training.plots.profiles import plot_improvement, plot_profiles
+from safex.training.plots.training import plot_learned, plot_training
 from safex.training.plots.uncertainty import plot_uncertainty
 
 __all__ = [
@@ -23,10 +24,12 @@ __all__ = [
     "plot_curves",
     "plot_forecast",
     "plot_improvement",
+    "plot_learned",
     "plot_learning",
     "plot_pareto",
     "plot_phase_portrait",
     "plot_prediction",
     "plot_profiles",
+    "plot_training",
     "plot_uncertainty",
 ]

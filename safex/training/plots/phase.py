@@ -31,7 +31,11 @@ _HEIGHT = 2.7  # of a row, title and axis included
 
 
 def plot_phase_portrait(
-    path: str | Path, portrait: "Portrait", *, seeds: Sequence[int] | None = None
+    path: str | Path,
+    portrait: "Portrait",
+    *,
+    seeds: Sequence[int] | None = None,
+    what: str = "",
 ) -> "Figure":
     """Every step of training in the portrait's plane, one panel per seed.
 
@@ -39,6 +43,8 @@ def plot_phase_portrait(
       path: the image to write.
       portrait: what to draw.
       seeds: the seeds' names; their place in the list when None.
+      what: the episodes are, which then are numbered from 1; else they are those of
+        training, the random phase first.
 
     Returns:
       The figure, already written.
@@ -70,7 +76,7 @@ def plot_phase_portrait(
         for panel in panels[max(0, len(paths) - columns) : len(paths)]:
             panel.set_xlabel(pretty(portrait.labels[0]))
             panel.tick_params(labelbottom=True)  # also above an empty place
-        _episode_bar(figure, panels, colours, norm, episodes)
+        _episode_bar(figure, panels, colours, norm, episodes, what)
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=3)
     return figure
@@ -162,7 +168,12 @@ def _episode_colours(episodes: int) -> tuple[Any, Any]:
 
 
 def _episode_bar(
-    figure: "Figure", panels: Sequence["Axes"], colours: Any, norm: Any, episodes: int
+    figure: "Figure",
+    panels: Sequence["Axes"],
+    colours: Any,
+    norm: Any,
+    episodes: int,
+    what: str,
 ) -> None:
     from matplotlib.cm import ScalarMappable
     from matplotlib.ticker import MaxNLocator
@@ -170,7 +181,7 @@ def _episode_bar(
     bar = figure.colorbar(
         ScalarMappable(norm, colours),
         ax=panels,
-        label="episode (0 = random phase)",
+        label=what or "episode (0 = random phase)",
         aspect=30,
         pad=0.015,
         spacing="proportional",
@@ -178,4 +189,5 @@ def _episode_bar(
     bar.minorticks_off()
     ticks = MaxNLocator(8, integer=True, steps=[1, 2, 5, 10])
     shown = ticks.tick_values(0, max(1, episodes - 1))
-    bar.set_ticks([tick for tick in shown if 0 <= tick < episodes])
+    places = [int(tick) for tick in shown if 0 <= tick < episodes]
+    bar.set_ticks(places, labels=[str(place + 1) for place in places] if what else None)

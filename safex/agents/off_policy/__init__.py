@@ -1,0 +1,1 @@
+"""Model-free agents that learn from a replay; one algorithm a file."""

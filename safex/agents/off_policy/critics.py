@@ -1,0 +1,134 @@
+"""Critics of the reward and of every cost: one stacked ensemble for all agents."""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from safex.config import OffPolicyConfig
+from safex.models.networks import MLP
+from safex.replay import Minibatch
+from safex.types import Array, Metrics, PyTree
+
+
+class CriticsState(NamedTuple):
+    """All that changes; leaves `[M, ...]`, one slice a network.
+
+    Attributes:
+      params: live parameters.
+      target: slow copy, which bootstraps.
+      opt_state: of Adam.
+    """
+
+    params: PyTree
+    target: PyTree
+    opt_state: PyTree
+
+
+class Values(NamedTuple):
+    """What critics say of actions, each on its wary side.
+
+    Attributes:
+      reward: `[...]` least of the reward's critics.
+      cost: `[..., C]` largest of each cost's critics.
+    """
+
+    reward: Array
+    cost: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Critics:
+    """M = K (1 + C) networks `Q(obs, action)`: K of the reward, K of each cost.
+
+    A reward is easily overrated by the action that maximises it, so its least critic
+    counts (Fujimoto et al. 2018, arXiv 1802.09477, Eq. 10). A cost is underrated by the
+    action that minimises it, so its largest counts.
+
+    Attributes:
+      config: sizes, learning rate, tau.
+      obs_dim: D.
+      action_dim: A.
+      num_costs: C, 0 for agents that look at no cost.
+    """
+
+    config: OffPolicyConfig
+    obs_dim: int
+    action_dim: int
+    num_costs: int
+
+    def init(self, key: Array) -> CriticsState:
+        """Networks drawn apart, each its own target."""
+        members = self.config.num_critics * (1 + self.num_costs)
+        x = jnp.zeros(self.obs_dim + self.action_dim)
+        keys = jax.random.split(key, members)
+        params = jax.vmap(lambda k: self._network.init(k, x)["params"])(keys)
+        target = jax.tree.map(jnp.copy, params)
+        return CriticsState(params, target, self._optimizer.init(params))
+
+    def members(self, params: PyTree, obs: Array, action: Array) -> Array:
+        """`[K, 1 + C, ...]` the reward first, for `[..., D]` and `[..., A]`."""
+        x = jnp.concatenate([obs, action], axis=-1)
+        apply = jax.vmap(
+            lambda p: self._network.apply({"params": p}, x)  # type: ignore[arg-type]
+        )
+        shape = (self.config.num_critics, 1 + self.num_costs, *x.shape[:-1])
+        return apply(params).reshape(shape)
+
+    def values(self, params: PyTree, obs: Array, action: Array) -> Values:
+        """The wary side of `members`."""
+        members = self.members(params, obs, action)
+        cost = members[:, 1:].max(0)
+        return Values(members[:, 0].min(0), jnp.moveaxis(cost, 0, -1))
+
+    def targets(
+        self, target: PyTree, batch: Minibatch, next_action: Array, bonus: Array
+    ) -> Array:
+        """`[1 + C, B]` what the critics are to say of the minibatch.
+
+        `y_r = r + gamma^k (min_m Q'_r + bonus)` and `y_c = c + gamma_c^k max_m Q'_c`:
+        the bonus (the entropy of SAC) belongs to the reward alone.
+
+        Args:
+          target: parameters of the target critics.
+          batch: B windows.
+          next_action: `[B, A]` of the policy after each window.
+          bonus: `[B]` added to the value of the reward there.
+        """
+        after = self.values(target, batch.next_obs, next_action)
+        reward = batch.reward + batch.discount * (after.reward + bonus)
+        cost = batch.cost + batch.cost_discount[:, None] * after.cost
+        return jnp.concatenate([reward[None], cost.T])
+
+    def update(
+        self, state: CriticsState, batch: Minibatch, next_action: Array, bonus: Array
+    ) -> tuple[CriticsState, Metrics]:
+        """One step of Adam on the squared error, and of the target towards it."""
+        y = self.targets(state.target, batch, next_action, bonus)
+
+        def loss(params: PyTree) -> tuple[Array, Array]:
+            error = self.members(params, batch.obs, batch.action) - y
+            per_signal = (error**2).mean((0, 2))
+            return self.config.num_critics * per_signal.sum(), per_signal
+
+        grads, errors = jax.grad(loss, has_aux=True)(state.params)
+        updates, opt_state = self._optimizer.update(grads, state.opt_state)
+        params = optax.apply_updates(state.params, updates)
+        target = optax.incremental_update(params, state.target, self.config.tau)
+        metrics = {
+            "critic/loss": errors[0],
+            "critic/value": y[0].mean(),
+            "cost_critic/loss": errors[1:],
+            "cost_critic/value": y[1:].mean(-1),
+        }
+        return CriticsState(params, target, opt_state), metrics
+
+    @property
+    def _network(self) -> MLP:
+        return MLP(self.config.features, 1, self.config.activation)
+
+    @property
+    def _optimizer(self) -> optax.GradientTransformation:
+        return optax.adam(self.config.critic_lr_rate)
