@@ -3,8 +3,8 @@
 They need what `make install-suites` installs; `make test-suites` runs them.
 """
 
+import functools
 import importlib.util
-import itertools
 
 import gymnasium
 import jax
@@ -31,17 +31,11 @@ balls = needs("bullet_safety_gym")
 
 
 def opened(task_class, name, **settings):
-    return task_class.config_class(id=name, **settings), task_class._open(
-        task_class.config_class(id=name, **settings)
-    )
+    return task_class._open(task_class.config_class(id=name, **settings))
 
 
-def navigation(name, **settings):
-    return opened(tasks.SafetyGymnasium, name, **settings)[1]
-
-
-def bulleted(name, **settings):
-    return opened(tasks.BulletSafetyGym, name, **settings)[1]
+navigation = functools.partial(opened, tasks.SafetyGymnasium)
+bulleted = functools.partial(opened, tasks.BulletSafetyGym)
 
 
 def steer(env, target):
@@ -101,16 +95,15 @@ def test_a_hazard_costs_within_its_radius():
 @pytest.mark.parametrize(("level", "walls"), [(1, [0]), (2, [0, 1])])
 def test_circle_costs_past_its_walls(level, walls):
     env = navigation(f"SafetyPointCircle{level}-v0")
-    costs = []
-    for seed, target in enumerate([(3, 0), (-3, 0), (0, 3)]):
+    for seed, target in enumerate([(9, 0), (-9, 0), (0, 9)]):
         env.reset(seed=seed)
-        for _ in range(80):
-            cost = env.step(steer(env, target))[4]["cost"]
+        costs = []
+        for _ in range(150):
+            costs.append(env.step(steer(env, target))[4]["cost"])
             place = np.abs(env.foreign.task.data.body("agent").xpos)
-            assert cost == (place[walls] > 1.125).any()
-            costs.append(cost)
+            assert costs[-1] == (place[walls] > 1.125).any()
         # Past the wall across y, only the second level costs.
-        assert costs[-1] == (target[0] != 0 or level == 2)
+        assert any(costs) == (target[0] != 0 or level == 2)
 
 
 @safety
@@ -216,10 +209,10 @@ def test_a_seed_gives_the_same_episode_whatever_came_before(name):
 @pytest.mark.parametrize("robot", ["Ball", "Car"])
 def test_bullet_circle_costs_past_its_bounds(robot):
     env = bulleted(
-        f"Safety{robot}Circle-v0", costs=("cost", "cost_outside_bounds"), max_steps=120
+        f"Safety{robot}Circle-v0", costs=("cost", "cost_outside_bounds"), max_steps=250
     )
     costs = []
-    for seed, action in enumerate(itertools.product((-1, 1), (-0.1, 0.1))):
+    for seed, action in enumerate([(1, 0), (-1, 0)]):
         obs, _ = env.reset(seed=seed)
         assert 2 - 1e-3 <= 10 * np.linalg.norm(obs[:2]) <= 4 + 0.1
         truncated = False
@@ -229,6 +222,7 @@ def test_bullet_circle_costs_past_its_bounds(robot):
             assert np.isclose(10 * obs[-1], 10 * np.linalg.norm(obs[:2]) - 7, atol=1e-4)
             costs.append(info["cost"])
             assert info["costs"].tolist() == [10 * abs(obs[0]) > 6] * 2
+            assert info["cost"] == info["costs"][0]
     assert 0 < sum(costs) < len(costs)
 
 
@@ -241,7 +235,7 @@ def test_bullet_run_costs_too_fast_or_aside():
         obs, *_, info = env.step(np.array([1.0, 0.0]))
         speed = 5 * np.linalg.norm(obs[2:4])
         assert info["costs"][1] == (speed > 2.5)
-        assert info["cost"] == 1 + (speed > 2.5) - 1 or abs(10 * obs[1]) > 2
+        assert info["costs"][0] == (speed > 2.5 or abs(10 * obs[1]) > 2)
         costs.append(info["costs"][1])
     assert 0 < sum(costs) < 100
 

@@ -138,6 +138,17 @@ class ProcessVector:
         """True: a state is arrays, and can be reached again."""
         return True
 
+    def blank(self) -> tuple[ProcessState, Array]:
+        """Zeros of the shapes and types that `reset` returns."""
+        shape = (self.num_envs, self.max_steps, self.action_dim)
+        state = ProcessState(
+            stream=np.zeros(self.num_envs, np.uint32),
+            episode=np.zeros(self.num_envs, np.int32),
+            steps=np.zeros(self.num_envs, np.int32),
+            actions=np.zeros(shape, np.float32),
+        )
+        return state, jnp.zeros((self.num_envs, self.obs_dim))
+
     def reset(self, key: Array) -> tuple[ProcessState, Array]:
         """Begins the first episode of each environment.
 
@@ -151,13 +162,8 @@ class ProcessVector:
           SimulatorError: an environment failed, or its process ended.
           NonFiniteError: an observation is not finite.
         """
-        shape = (self.num_envs, self.max_steps, self.action_dim)
-        state = ProcessState(
-            stream=np.array(jax.random.bits(key, (self.num_envs,), np.uint32)),
-            episode=np.zeros(self.num_envs, np.int32),
-            steps=np.zeros(self.num_envs, np.int32),
-            actions=np.zeros(shape, np.float32),
-        )
+        stream = np.array(jax.random.bits(key, (self.num_envs,), np.uint32))
+        state = self.blank()[0]._replace(stream=stream)
         return state, jnp.asarray(self._begin(state))
 
     def rollout(
