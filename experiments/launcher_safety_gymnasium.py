@@ -1,6 +1,6 @@
 """Safe reinforcement learning without a model on tasks of Safety-Gymnasium.
 
-python experiments/launcher_safety_gymnasium.py task=SafetyCarCircle1-v0 method=cvpo cost_budget=25
+python experiments/launcher_safety_gymnasium.py task=SafetyCarCircle1-v0 method=cvpo
 
 It needs `make install-suites`. task is a file in experiments/config/task whose name
 begins with Safety, method one in experiments/config/method that is for agents without a
