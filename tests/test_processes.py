@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import test_off_policy_training as off_policy
 from helpers import assert_close
 
 from safex.envs.processes import ProcessVector, _seeds
@@ -100,6 +101,29 @@ def test_a_saved_state_goes_on_as_if_never_interrupted(local, workers):
         assert_close(vector.rollout(jax.random.key(7), *saved, drift, 8), later)
         # An old state too, though the environments are further on.
         assert_close(vector.rollout(jax.random.key(7), *saved, drift, 8), later)
+
+
+def test_a_killed_run_goes_on_mid_episode_with_the_same_numbers(tmp_path):
+    def make(report):
+        made, said = off_policy.make(report=report)
+        slope = functools.partial(foreign.make, max_steps=15)
+        made.vector = ProcessVector(slope, 2, workers=1)
+        made.evaluation = ProcessVector(slope, 2, workers=0)
+        return made, said
+
+    def kill(progress):
+        assert progress.step < 80
+
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    make(lambda progress: None)[0].train([off_policy.run_in(whole)])
+    with pytest.raises(AssertionError):
+        make(kill)[0].train([off_policy.run_in(cut)])
+    made, said = make(lambda progress: None)
+    made.train([off_policy.run_in(cut)])
+    assert said == []
+    for name in ("episodes", "metrics"):
+        assert off_policy.rows(cut, name) == off_policy.rows(whole, name)
+    assert any(row["complete"] for row in off_policy.rows(whole, "episodes"))
 
 
 def test_a_state_that_does_not_come_again_is_refused():

@@ -88,7 +88,7 @@ class ProcessVector:
             raise ValueError(f"workers must be >= 0, got {workers}")
         self.num_envs = num_envs
         self.facts = worker.facts(make) if facts is None else facts
-        wanted = len(os.sched_getaffinity(0)) if workers is None else workers
+        wanted = _cores() if workers is None else workers
         count = min(wanted, num_envs)
         self._held: ProcessState | None = None
         self._blocks: _Local | _Remote
@@ -385,6 +385,13 @@ class _Worker:
         if code < 0:
             return f"by signal {-code}, perhaps for lack of memory"
         return f"with code {code}; what it said is above"
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _environment() -> dict[str, str]:

@@ -168,8 +168,9 @@ def main(descriptor: int) -> None:
     Args:
       descriptor: of the socket.
     """
-    # Ctrl-C reaches all processes of a terminal; the parent decides what ends.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # They reach all processes of a terminal or a job; the parent decides what ends.
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"):
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
     with Connection(descriptor) as connection:
         try:
             make, count = connection.recv()
