@@ -10,6 +10,7 @@ import importlib
 import os
 import random
 import sys
+import types
 from collections.abc import Iterator
 from typing import Any
 
@@ -47,7 +48,7 @@ def open_task(
         require_package(module, "Bullet-Safety-Gym")
     if settings.id not in IDS:
         raise unknown_task("Bullet-Safety-Gym", settings.id, IDS)
-    _import_builder()
+    _import_builder()  # registers the tasks
     limit = gymnasium.spec(settings.id).max_episode_steps
     task = next(task for task in TASKS if task in settings.id)
     return Adapted(
@@ -69,6 +70,12 @@ def _import_builder() -> Any:
     with _silence():
         builder: Any = importlib.import_module("bullet_safety_gym.envs.builder")
     builder.RedirectStream = contextlib.nullcontext
+    numpy = types.ModuleType("numpy")
+    vars(numpy).update(vars(np))
+    vars(numpy)["random"] = DRAWS
+    for name in ("agents", "bases", "tasks", "worlds"):
+        vars(importlib.import_module(f"bullet_safety_gym.envs.{name}"))["np"] = numpy
+    vars(importlib.import_module("bullet_safety_gym.envs.bases"))["time"] = CLOCK
     return builder
 
 
@@ -100,19 +107,31 @@ class Clock:
         return self.now
 
 
+class Draws:
+    """Stands in for `numpy.random`: draws from the environment that runs."""
+
+    def __init__(self) -> None:
+        self.generator = np.random.RandomState(0)
+
+    def __getattr__(self, name: str) -> Any:
+        """A method of the generator."""
+        return getattr(self.generator, name)
+
+
+# The package's modules are shared by all environments of a process.
+CLOCK, DRAWS = Clock(), Draws()
+
+
 class Repeatable(gymnasium.Env[Any, Any]):
     """A task whose episode is a function of seed and actions alone.
 
-    - It draws from the process's own generators: here they hold the environment's
-      state while it runs, and are put back after.
+    - It draws from NumPy's global generator, and is given one of its own.
     - A reset leaves the motors the targets of their last action: they are set to rest.
     - Contacts of the reset world come from where things were before: it is reset twice
       with the same draws, so that these are its own.
     - Boxes circle by the clock on the wall: they circle by simulated time.
     - The goals of Reach alternate: each episode begins with the same one.
     """
-
-    _clock = Clock()  # one module of the package serves all environments
 
     def __init__(self, task: str, render_mode: str | None = None) -> None:
         """Builds the task.
@@ -121,12 +140,13 @@ class Repeatable(gymnasium.Env[Any, Any]):
           task: its id.
           render_mode: "rgb_array" or None.
         """
-        importlib.import_module("bullet_safety_gym.envs.bases").time = self._clock  # type: ignore[attr-defined]
-        self._generator = np.random.RandomState(0).get_state()
+        _import_builder()
+        self._generator = np.random.RandomState(0)
         self._now = 0.0
         before = random.getstate()  # how a box is turned; drawn once, at building
         random.seed(0)
-        with self._own_state(), _silence(), np.errstate(over="ignore"):
+        self._take_turn()
+        with _silence(), np.errstate(over="ignore"):  # of bounds that it casts
             env: Any = gymnasium.make(task, disable_env_checker=True).unwrapped
             env.reset()  # its outcome is kept, and what no later reset sets is from it
         random.setstate(before)
@@ -147,21 +167,20 @@ class Repeatable(gymnasium.Env[Any, Any]):
     ) -> tuple[Any, dict[str, Any]]:
         """Begins an episode; None goes on with the random numbers."""
         if seed is not None:
-            self._generator = np.random.RandomState(seed).get_state()
-        begin = self._generator
+            self._generator = np.random.RandomState(seed)
+        begin = self._generator.get_state()
         for _ in range(2):
-            self._generator = begin
+            self._generator.set_state(begin)
             self._now = 0.0
-            with self._own_state():
-                outcome: tuple[Any, dict[str, Any]] = self._reset_once()
+            self._take_turn()
+            outcome: tuple[Any, dict[str, Any]] = self._reset_once()
         return outcome
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """As the environment's own."""
         self._now += self._env.dt
-        with self._own_state():
-            stepped: tuple[Any, Any, bool, bool, dict[str, Any]]
-            stepped = self._env.step(action)
+        self._take_turn()
+        stepped: tuple[Any, Any, bool, bool, dict[str, Any]] = self._env.step(action)
         return stepped
 
     def render(self) -> Any:
@@ -179,18 +198,10 @@ class Repeatable(gymnasium.Env[Any, Any]):
         for motor in env.agent.motor_list:
             motor.set_velocity(0.0)
         for obstacle in env.obstacles:
-            obstacle.movement_offset = np.random.uniform(0, 2 * np.pi)
+            obstacle.movement_offset = self._generator.uniform(0, 2 * np.pi)
         outcome: tuple[Any, dict[str, Any]] = env.reset()
         return outcome
 
-    @contextlib.contextmanager
-    def _own_state(self) -> Iterator[None]:
-        """NumPy's global generator and the boxes' clock are this environment's."""
-        before = np.random.get_state()
-        np.random.set_state(self._generator)
-        self._clock.now = self._now
-        try:
-            yield
-        finally:
-            self._generator = np.random.get_state()
-            np.random.set_state(before)
+    def _take_turn(self) -> None:
+        """What the package draws and the time it sees are this environment's."""
+        DRAWS.generator, CLOCK.now = self._generator, self._now
