@@ -66,4 +66,7 @@ def make(max_steps=6, costs=("cost",), **how):
 
 gymnasium.register("Slope-v0", entry_point=Slope, max_episode_steps=9)
 gymnasium.register("Endless-v0", entry_point=Slope)
-gymnasium.register("Costless-v0", entry_point=Slope, kwargs={"breaks": "no cost"})
+COSTLESS = {"breaks": "no cost"}
+gymnasium.register(
+    "Costless-v0", entry_point=Slope, kwargs=COSTLESS, max_episode_steps=9
+)
