@@ -4,6 +4,7 @@ ARGS ?=
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+SUITES_STAMP := $(VENV)/.installed-suites
 UNFINISHED := $(VENV)/.installing
 LOG := $(VENV)/install.log
 DOCS_VENV := build/docs-venv
@@ -17,12 +18,15 @@ refusal = safex needs Python 3.11 or newer, and $(PYTHON) is $(version): \
   try `make $(or $(MAKECMDGOALS),install) PYTHON=python3.12`
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-slow test-slurm test-faults lint format types docs gallery ci clean
+.PHONY: help install install-suites run test test-slow test-suites test-slurm \
+  test-faults lint format types docs gallery ci clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## Install the pinned packages and safex into .venv
+
+install-suites: $(SUITES_STAMP) ## Install Safety-Gymnasium and Bullet-Safety-Gym as well
 
 run: $(STAMP) ## Swing the pendulum up with a learned model; more options in ARGS="key=value ..."
 	$(BIN)/python experiments/launcher_pendulum.py method=minmax model=bnn $(ARGS)
@@ -32,6 +36,9 @@ test: $(STAMP) ## Run the tests
 
 test-slow: $(STAMP) ## Run the tests that take minutes
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+test-suites: $(SUITES_STAMP) ## Run the tests that need the safety suites
+	$(BIN)/python -m pytest tests/test_suites.py $(ARGS)
 
 test-slurm: $(STAMP) ## Run the tests that need SLURM, on one that is started for them
 	bash .ci/slurm $(BIN)/python -m pytest -n 0 -m slurm $(ARGS)
@@ -74,6 +81,13 @@ $(STAMP): requirements.txt pyproject.toml
 	  && $(PIP) install --no-deps --no-build-isolation -e . ; \
 	} >$(LOG) 2>&1 || { tail -n 40 $(LOG) >&2; exit 1; }
 	@rm -f $(UNFINISHED) && touch $@
+
+# Without dependencies: both suites ask for versions that no longer install.
+$(SUITES_STAMP): $(STAMP) requirements-suites.txt
+	@echo "Installing the safety suites into $(VENV) ..."
+	@$(PIP) install --no-deps -r requirements-suites.txt >$(LOG) 2>&1 \
+	  || { tail -n 40 $(LOG) >&2; exit 1; }
+	@touch $@
 
 # The pages of the API import safex, so this environment has all of it and Sphinx.
 $(DOCS_STAMP): requirements.txt requirements-docs.txt

@@ -25,6 +25,7 @@ NAVIGATION = {
     "Use": [
         "launching",
         "configuration",
+        "suites",
         "reading_results",
         "manual_loop",
         "safety_filter",

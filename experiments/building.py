@@ -37,6 +37,7 @@ from safex.envs.pendulum import Pendulum
 from safex.envs.pitch_control import PitchControl
 from safex.envs.point_goal import PointGoal
 from safex.envs.rc_car import RCCar
+from safex.envs.suites.tasks import BulletSafetyGym, Gymnasium, SafetyGymnasium
 from safex.envs.vector import JaxVector, VectorEnv
 from safex.errors import ConfigError, ContractError, SafexError
 from safex.models.calibrated import CalibratedModel
@@ -62,6 +63,9 @@ SYSTEMS: Mapping[str, Any] = {
     "CarPark": CarPark,
     "RCCar": RCCar,
     "PointGoal": PointGoal,
+    "SafetyGymnasium": SafetyGymnasium,
+    "BulletSafetyGym": BulletSafetyGym,
+    "Gymnasium": Gymnasium,
 }
 # Of a learned model: `(obs_dim, action_dim, settings, calibration) -> model`.
 MODELS: Mapping[str, Callable[[int, int, Any, CalibrationConfig], CalibratedModel]] = {

@@ -49,6 +49,11 @@ from safex.config import (
     TD3Config,
     TD3LagConfig,
 )
+from safex.config.suites import (
+    BulletSafetyGymConfig,
+    GymnasiumConfig,
+    SafetyGymnasiumConfig,
+)
 from safex.errors import ConfigError
 
 KINDS: dict[str, dict[str, type]] = {
@@ -59,6 +64,9 @@ KINDS: dict[str, dict[str, type]] = {
         "CarPark": CarParkConfig,
         "RCCar": RCCarConfig,
         "PointGoal": PointGoalConfig,
+        "SafetyGymnasium": SafetyGymnasiumConfig,
+        "BulletSafetyGym": BulletSafetyGymConfig,
+        "Gymnasium": GymnasiumConfig,
     },
     "model": {
         "TrueDynamics": NoSettings,

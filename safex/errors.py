@@ -27,3 +27,7 @@ class UnfinishedError(SafexError):
 
 class NonFiniteError(SafexError):
     """NaN or inf appeared; the run stops with its last good checkpoint intact."""
+
+
+class SimulatorError(SafexError):
+    """An environment of another package failed, or the process that stepped it."""

@@ -68,6 +68,10 @@ class VectorEnv(Protocol):
         """Whether `state` is arrays, from which a checkpoint can go on mid-episode."""
         ...
 
+    def blank(self) -> tuple[Any, Array]:
+        """Zeros of the shapes and types that `reset` returns, for a checkpoint."""
+        ...
+
     def reset(self, key: Array) -> tuple[Any, Array]:
         """Begins an episode everywhere; returns the state and observations `[N, D]`."""
         ...
@@ -152,6 +156,12 @@ class JaxVector:
     def resumable(self) -> bool:
         """True: the state is arrays."""
         return True
+
+    def blank(self) -> tuple[Any, Array]:
+        """Zeros of the shapes and types that `reset` returns."""
+        shapes = jax.eval_shape(self._reset_all, jax.random.key(0))
+        state, obs = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        return state, obs
 
     def reset(self, key: Array) -> tuple[Any, Array]:
         """Begins an episode everywhere; returns the state and observations `[N, D]`."""

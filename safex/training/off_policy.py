@@ -502,8 +502,7 @@ class OffPolicyTrainer:
         state = self._initial(agent)
         if not self.vector.resumable:
             return state
-        env = _zeros(jax.eval_shape(self.vector.reset, key))
-        return state._replace(env=env, running=self._none_running())
+        return state._replace(env=self.vector.blank(), running=self._none_running())
 
     def _load(self, run: SeedRun) -> tuple[OffPolicyState, int] | None:
         folder = run.folder / "checkpoints"
