@@ -117,13 +117,34 @@ def sample(
       discount: gamma.
       cost_discount: gamma_c.
     """
+    age, env = _places(key, replay, batch_size, replay.transitions.reward.size)
+    return windows(replay, age, env, n_step, discount, cost_discount)
+
+
+def newest_obs(key: Array, replay: Replay, batch_size: int, newest: int) -> Array:
+    """Draws observations `[B, D]` of the newest steps.
+
+    Args:
+      key: consumed.
+      replay: with at least one step written.
+      batch_size: B.
+      newest: steps of all environments to draw from, shared evenly among them.
+    """
+    capacity = replay.transitions.reward.shape[0]
+    age, env = _places(key, replay, batch_size, newest)
+    return replay.transitions.obs[(replay.written - 1 - age) % capacity, env]
+
+
+def _places(
+    key: Array, replay: Replay, batch_size: int, newest: int
+) -> tuple[Array, Array]:
+    """Age `[B]` and environment `[B]` of steps among the newest stored ones."""
     capacity, num_envs = replay.transitions.reward.shape
-    stored = jnp.minimum(replay.written, capacity)
+    stored = jnp.minimum(replay.written, min(capacity, -(-newest // num_envs)))
     time_key, env_key = jax.random.split(key)
     # Age 0 is the newest step; an empty ring gives its zeros.
     age = jax.random.randint(time_key, (batch_size,), 0, jnp.maximum(stored, 1))
-    env = jax.random.randint(env_key, (batch_size,), 0, num_envs)
-    return windows(replay, age, env, n_step, discount, cost_discount)
+    return age, jax.random.randint(env_key, (batch_size,), 0, num_envs)
 
 
 def windows(

@@ -118,3 +118,23 @@ def test_a_wrong_block_is_refused():
         rp.append(replay, block._replace(cost=block.cost[..., :1]))
     with pytest.raises(ValueError, match="sizes must be >= 1"):
         rp.make_replay(0, 1, 1, 1, 1)
+
+
+def test_the_newest_observations_are_of_the_newest_steps_of_all_environments():
+    steps, envs = 30, 2
+    replay = rp.make_replay(20, envs, 1, 1, 1)
+    number = jnp.arange(steps * envs, dtype=jnp.float32).reshape(steps, envs, 1)
+    none, zero = jnp.zeros((steps, envs), bool), jnp.zeros((steps, envs))
+    block = Transition(number, number, zero, number, number, none, none)
+    for part in (slice(0, 15), slice(15, 30)):
+        replay = rp.append(
+            replay, jax.tree.map(lambda leaf, part=part: leaf[part], block)
+        )
+
+    def seen(newest):
+        return set(rp.newest_obs(jax.random.key(0), replay, 500, newest)[:, 0].tolist())
+
+    # An uneven number is a step more of each; no more than there is.
+    assert seen(6) == set(range(54, 60))
+    assert seen(5) == set(range(54, 60))
+    assert seen(1000) == set(range(20, 60))

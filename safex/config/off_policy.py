@@ -190,6 +190,10 @@ class CVPOConfig(OffPolicyConfig):
     """Constrained variational policy optimisation.
 
     Attributes:
+      estep_newest: newest steps of the replay, of all environments, that the E-step's
+        observations come from; None is all of it. The costs are held at the states that
+        it shows: old ones within a forbidden region ask for more than any policy can
+        do there, and tell nothing of where it goes now.
       num_samples: N, actions drawn from the old policy for each observation.
       estep_kl: KL of the weights from the old policy, mean over observations [nat].
       max_multiplier: cap of the E-step's multipliers, in reward per cost; a batch that
@@ -204,6 +208,7 @@ class CVPOConfig(OffPolicyConfig):
       min_std: least std of the policy, on the same scale.
     """
 
+    estep_newest: int | None = 10_000
     num_samples: int = 16
     estep_kl: float = 0.02
     max_multiplier: float = 100.0
@@ -228,6 +233,8 @@ class CVPOConfig(OffPolicyConfig):
         # One action has nothing to be weighed against.
         require_at_least(2, self, ("num_samples",))
         require_at_least(1, self, ("num_msteps", "old_policy_period"))
+        if self.estep_newest is not None:
+            require_at_least(1, self, ("estep_newest",))
         require_below_bound(self, "min_std", "init_std")
         # Weights on one action alone are log N from uniform ones.
         if not self.estep_kl < math.log(self.num_samples):
@@ -248,6 +255,7 @@ OFF_POLICY_PRESETS: Mapping[str, tuple[str, OffPolicyConfig]] = MappingProxyType
         "cvpo_fsrl": (
             "CVPO",
             CVPOConfig(
+                estep_newest=None,
                 cost_budget=(10.0,),
                 discount=0.97,
                 cost_discount=0.97,
@@ -261,6 +269,7 @@ OFF_POLICY_PRESETS: Mapping[str, tuple[str, OffPolicyConfig]] = MappingProxyType
         "cvpo_fsrl_navigation": (
             "CVPO",
             CVPOConfig(
+                estep_newest=None,
                 discount=0.995,
                 cost_discount=0.995,
                 n_step=3,
@@ -274,6 +283,7 @@ OFF_POLICY_PRESETS: Mapping[str, tuple[str, OffPolicyConfig]] = MappingProxyType
         "cvpo_paper": (
             "CVPO",
             CVPOConfig(
+                estep_newest=None,
                 cost_budget=(10.0,),
                 n_step=1,
                 batch_size=300,
@@ -292,6 +302,7 @@ OFF_POLICY_PRESETS: Mapping[str, tuple[str, OffPolicyConfig]] = MappingProxyType
         "cvpo_paper_circle": (
             "CVPO",
             CVPOConfig(
+                estep_newest=None,
                 cost_budget=(20.0,),
                 n_step=1,
                 batch_size=300,

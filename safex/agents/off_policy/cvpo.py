@@ -94,6 +94,11 @@ class VariationalPolicy:
     critics: Critics
     threshold: tuple[float, ...]
 
+    @property
+    def newest(self) -> int | None:
+        """As the settings say."""
+        return self.config.estep_newest
+
     def init(self, key: Array) -> CVPOState:
         """A random actor, its own old policy."""
         params = self.actor.init(key)

@@ -9,12 +9,17 @@ import jax.numpy as jnp
 
 from safex.agents.off_policy.critics import Critics, CriticsState
 from safex.agents.off_policy.prices import Price
-from safex.replay import Replay, sample
+from safex.replay import Replay, newest_obs, sample
 from safex.types import Array, Metrics, PyTree
 
 
 class Policy(Protocol):
     """An actor and how it is improved: what makes an algorithm of the learner."""
+
+    @property
+    def newest(self) -> int | None:
+        """Newest steps of the replay that it is improved on; None is all of it."""
+        ...
 
     def init(self, key: Array) -> PyTree:
         """Before any update."""
@@ -130,7 +135,7 @@ class OffPolicyLearner:
             carry: tuple[PyTree, CriticsState, Array], step_key: Array
         ) -> tuple[tuple[PyTree, CriticsState, Array], Metrics]:
             policy, critics, count = carry
-            sample_key, target_key, improve_key = jax.random.split(step_key, 3)
+            sample_key, target_key, improve_key, obs_key = jax.random.split(step_key, 4)
             c = self.critics.config
             batch = sample(
                 sample_key, replay, c.batch_size, c.n_step, c.discount, c.cost_discount
@@ -140,8 +145,11 @@ class OffPolicyLearner:
                 target_key, policy, batch.next_obs
             )
             critics, metrics = self.critics.update(critics, batch, action, bonus)
+            obs = batch.obs
+            if self.policy.newest is not None:
+                obs = newest_obs(obs_key, replay, c.batch_size, self.policy.newest)
             policy, more = self.policy.improve(
-                improve_key, policy, critics, batch.obs, multiplier, count
+                improve_key, policy, critics, obs, multiplier, count
             )
             return (policy, critics, count + 1), {**metrics, **more}
 

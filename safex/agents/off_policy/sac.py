@@ -47,6 +47,11 @@ class SoftPolicy:
     actor: GaussianActor
     critics: Critics
 
+    @property
+    def newest(self) -> None:
+        """Improved on all of the replay."""
+        return None
+
     def init(self, key: Array) -> SACState:
         """A random actor."""
         params = self.actor.init(key)

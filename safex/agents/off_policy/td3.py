@@ -71,6 +71,11 @@ class DeterministicPolicy:
     target_noise: TargetNoise = TargetNoise()
     delay: int = 1
 
+    @property
+    def newest(self) -> None:
+        """Improved on all of the replay."""
+        return None
+
     def init(self, key: Array) -> DeterministicState:
         """A random actor, its own target."""
         params = self.actor.init(key)
