@@ -91,13 +91,13 @@ def test_targets_are_bellmans_and_the_cost_knows_no_entropy(critics):
         ends = i % 3 == 0
         gamma, cost_gamma = (0.0, 0.0) if ends else (GAMMA, COST_GAMMA)
         value = min(members[0, 0, i], members[1, 0, i]) + bonus[i]
-        np.testing.assert_allclose(y[0, i], batch.reward[i] + gamma * value, rtol=1e-5)
-        for c in range(2):
-            value = max(members[0, 1 + c, i], members[1, 1 + c, i])
-            expected = batch.cost[i, c] + cost_gamma * value
-            np.testing.assert_allclose(y[1 + c, i], expected, rtol=1e-5)
+        expected = batch.reward[i] + gamma * value
+        np.testing.assert_allclose(y[:, 0, i], [expected] * 2, rtol=1e-5)
+        # Each critic of a cost goes on from itself.
+        expected = batch.cost[i] + cost_gamma * members[:, 1:, i]
+        np.testing.assert_allclose(y[:, 1:, i], expected, rtol=1e-5)
     other = critics.targets(state.target, batch, next_action, 10 + bonus)
-    assert_close(other[1:], y[1:])
+    assert_close(other[:, 1:], y[:, 1:])
 
 
 def test_an_update_is_one_step_of_adam_and_the_target_follows(critics):

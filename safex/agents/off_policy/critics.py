@@ -45,7 +45,7 @@ class Critics:
 
     A reward is easily overrated by the action that maximises it, so its least critic
     counts (Fujimoto et al. 2018, arXiv 1802.09477, Eq. 10). A cost is underrated by the
-    action that minimises it, so its largest counts.
+    action that minimises it, so its largest counts where actions are judged.
 
     Attributes:
       config: sizes, learning rate, tau.
@@ -89,10 +89,13 @@ class Critics:
     def targets(
         self, target: PyTree, batch: Minibatch, next_action: Array, bonus: Array
     ) -> Array:
-        """`[1 + C, B]` what the critics are to say of the minibatch.
+        """`[K, 1 + C, B]` what the critics are to say of the minibatch.
 
-        `y_r = r + gamma^k (min_m Q'_r + bonus)` and `y_c = c + gamma_c^k max_m Q'_c`:
-        the bonus (the entropy of SAC) belongs to the reward alone.
+        `y_r = r + gamma^k (min_m Q'_r + bonus)` for all of the reward's, and for each of
+        a cost's its own `y_c = c + gamma_c^k Q'_c`: the bonus (the entropy of SAC)
+        belongs to the reward alone. The largest cost counts where an action is judged,
+        not here: from one bootstrap to the next it would add up, and an agent whose
+        episodes cost nothing would still take itself to be over its budget.
 
         Args:
           target: parameters of the target critics.
@@ -100,10 +103,12 @@ class Critics:
           next_action: `[B, A]` of the policy after each window.
           bonus: `[B]` added to the value of the reward there.
         """
-        after = self.values(target, batch.next_obs, next_action)
-        reward = batch.reward + batch.discount * (after.reward + bonus)
-        cost = batch.cost + batch.cost_discount[:, None] * after.cost
-        return jnp.concatenate([reward[None], cost.T])
+        members = self.members(target, batch.next_obs, next_action)
+        after = members[:, 0].min(0)
+        reward = batch.reward + batch.discount * (after + bonus)
+        cost = batch.cost.T + batch.cost_discount * members[:, 1:]
+        reward = jnp.broadcast_to(reward, (len(cost), 1, *reward.shape))
+        return jnp.concatenate([reward, cost], axis=1)
 
     def update(
         self, state: CriticsState, batch: Minibatch, next_action: Array, bonus: Array
