@@ -91,8 +91,8 @@ class Critics:
     ) -> Array:
         """`[K, 1 + C, B]` what the critics are to say of the minibatch.
 
-        `y_r = r + gamma^k (min_m Q'_r + bonus)` for all of the reward's, and for each of
-        a cost's its own `y_c = c + gamma_c^k Q'_c`: the bonus (the entropy of SAC)
+        `y_r = r + gamma^k (min_m Q'_r + bonus)` for all of the reward's, and its own
+        `y_c = c + gamma_c^k Q'_c` for each of a cost's: the bonus (the entropy of SAC)
         belongs to the reward alone. The largest cost counts where an action is judged,
         not here: from one bootstrap to the next it would add up, and an agent whose
         episodes cost nothing would still take itself to be over its budget.
