@@ -125,7 +125,7 @@ class Critics:
         updates, opt_state = self._optimizer.update(grads, state.opt_state)
         params = optax.apply_updates(state.params, updates)
         target = optax.incremental_update(params, state.target, self.config.tau)
-        metrics = {"critic/loss": errors[0], "critic/value": y[0].mean()}
+        metrics = {"critic/loss": errors[0], "critic/value": y[:, 0].mean()}
         if self.num_costs:
             metrics["cost_critic/loss"] = errors[1:]
             metrics["cost_critic/value"] = y[1:].mean(-1)
