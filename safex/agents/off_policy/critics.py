@@ -128,7 +128,7 @@ class Critics:
         metrics = {"critic/loss": errors[0], "critic/value": y[:, 0].mean()}
         if self.num_costs:
             metrics["cost_critic/loss"] = errors[1:]
-            metrics["cost_critic/value"] = y[1:].mean(-1)
+            metrics["cost_critic/value"] = y[:, 1:].mean((0, 2))
         return CriticsState(params, target, opt_state), metrics
 
     @property
