@@ -115,6 +115,8 @@ def test_an_update_is_one_step_of_adam_and_the_target_follows(critics):
     error = critics.members(state.params, batch.obs, batch.action) - y
     assert_close(metrics["critic/loss"], (error[:, 0] ** 2).mean())
     assert_close(metrics["cost_critic/loss"], (error[:, 1:] ** 2).mean((0, 2)))
+    assert_close(metrics["critic/value"], y[:, 0].mean())
+    assert_close(metrics["cost_critic/value"], y[:, 1:].mean((0, 2)))
 
 
 def test_the_actors_loss_is_divided_by_one_plus_the_prices():
