@@ -204,7 +204,7 @@ def test_only_the_newest_episodes_are_kept_step_by_step(whole):
 
 def test_the_best_agent_is_feasible_first_then_of_the_best_return(whole, trainer):
     made, _ = trainer
-    best = made._initial(made.agent.init(jax.random.key(0))).best
+    best = made._start(jax.random.key(0)).best
     seen = []
     for step, value, cost in (
         (1, 9.0, 5.0),  # nothing else yet
@@ -330,27 +330,6 @@ def test_nan_from_an_environment_says_which_and_when(trainer, tmp_path, field, n
             made.train([run_in(tmp_path / "seed_0")])
     finally:
         made.vector = before
-
-
-def test_foreign_environments_begin_new_episodes_at_a_resume(trainer, tmp_path):
-    class Foreign(JaxVector):
-        resumable = False
-
-    config = dataclasses.replace(CONFIG, total_steps=60)
-    made, said = make(config)
-    made.vector = Foreign(Line(), 2)
-    folder = tmp_path / "seed_0"
-    made._report = lambda progress: 1 / 0 if progress.step == 60 else None
-    with pytest.raises(ZeroDivisionError):
-        made.train([run_in(folder)])
-    made._report = lambda progress: None
-    made.train([run_in(folder)])
-    assert "new episodes begin at step 40" in said[-1]
-    episodes = rows(folder, "episodes")
-    # Those that the kill cut are gone; those that the end cut are told as such.
-    assert [e["length"] for e in episodes] == [15, 15, 10, 10]
-    assert [e["complete"] for e in episodes] == [True, True, False, False]
-    assert [m["train/episode/number"] for m in rows(folder, "metrics")] == [0, 2, 2]
 
 
 def block_of(over, cost=None):
