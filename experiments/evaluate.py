@@ -114,7 +114,7 @@ def evaluate(
     set_up_jax()
     if isinstance(config, ModelFreeConfig):
         return _evaluate_model_free(config, settings, runs, episodes, best=best)
-    if best or isinstance(trained, ModelFreeConfig):
+    if best:
         raise ConfigError("--best is for agents without a model")
     env = build_env(config)
     agent = build_agent(config, env)

@@ -100,8 +100,7 @@ def _first_broken_step(seed: Path, config: ModelFreeConfig) -> int | None:
     if before < config.train.total_steps or not evaluations:
         return int(before) + 1
     total = rows[-1]["train/account/cumulative_violating_steps"]
-    # Of a run that was never interrupted; foreign environments lose what was cut.
-    if sum(e["violating_steps"] for e in episodes) > total:
+    if sum(e["violating_steps"] for e in episodes) != total:
         return 0
     return None
 

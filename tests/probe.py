@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from safex.agents.off_policy.build import build_off_policy
+from safex.agents.off_policy.critics import CriticsState, Values
 from safex.config import (
     CVPOConfig,
     DDPGConfig,
@@ -68,6 +69,34 @@ def reward(action):
 
 def cost(action):
     return (0.5 * (1 + action[..., :1])) ** 2
+
+
+class Known:
+    """In place of critics: what an action earns and costs, and what is added to costs.
+
+    So an actor is tested without the learning of critics; parameters are the addition.
+    """
+
+    def values(self, params, obs, action):
+        """What critics would say if they knew."""
+        del obs
+        return Values(reward(action), cost(action) + params)
+
+
+def improve(policy, added, *, steps, multiplier=()):
+    """So many steps of a policy on `Known`; its mean action, and the last metrics."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    obs = jax.random.uniform(keys[0], (16, 2), minval=-1.0)
+    critics = CriticsState(added, added, ())
+
+    def step(state, now):
+        key, count = now
+        return policy.improve(key, state, critics, obs, jnp.asarray(multiplier), count)
+
+    each = jax.random.split(keys[1], steps), jnp.arange(steps)
+    state, metrics = jax.lax.scan(step, policy.init(keys[2]), each)
+    act = partial(policy.act, keys[2], state, explore=False)
+    return jax.vmap(act)(obs).mean(0), jax.tree.map(lambda x: x[-1], metrics)
 
 
 class Outcome(NamedTuple):

@@ -1,5 +1,7 @@
 """CVPO's M-step, its weights in the loop, and the probe."""
 
+import dataclasses
+
 import distrax
 import jax
 import jax.numpy as jnp
@@ -10,7 +12,16 @@ from safex.agents.off_policy.build import build_off_policy
 from safex.agents.off_policy.cvpo import Moments, mean_kl, std_kl, weighted_nll
 from safex.config import CVPOConfig
 from tests.helpers import assert_close
-from tests.probe import BEST_ACTION, BUDGET, Probe, agent_of, learn
+from tests.probe import (
+    BEST_ACTION,
+    BUDGET,
+    Known,
+    Probe,
+    agent_of,
+    cost,
+    improve,
+    learn,
+)
 
 B, N = 5, 16
 
@@ -60,9 +71,8 @@ def test_the_likelihood_is_that_of_every_sample(moments):
     def by_moments(new):
         return weighted_nll(weights, samples, old, new)
 
-    assert_close(
-        jax.grad(by_moments)(new), jax.grad(by_sample)(new), rtol=1e-4, atol=1e-4
-    )
+    found, expected = (jax.jit(jax.grad(f))(new) for f in (by_moments, by_sample))
+    assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_the_prices_of_the_kls_rise_where_they_are_exceeded():
@@ -80,21 +90,33 @@ def test_the_prices_of_the_kls_rise_where_they_are_exceeded():
     # An old policy of another mean alone: its KL asks for a higher price, the other's
     # KL of 0 for a lower one.
     old = Moments(now.mean + now.std, now.std)
-    new, metrics = policy._mstep(state, obs, samples, weights, old)
+    new, metrics = jax.jit(policy._mstep)(state, obs, samples, weights, old)
     np.testing.assert_allclose(metrics["mstep/kl_mean"], 1.0, rtol=1e-4)
     assert float(new.log_prices[0]) > float(state.log_prices[0])
     assert float(new.log_prices[1]) < float(state.log_prices[1])
 
 
-def test_the_policy_moves_to_the_weighted_samples():
-    """Reward for large actions: weights and then means go there, within the KL."""
-    outcome = learn(agent_of("CVPO", cost_budget=(20.0,)), rounds=15, num_updates=30)
-    assert float(outcome.action[0]) > 0.6
-    assert float(outcome.metrics["estep/multiplier"][0]) < 0.05
-    assert float(outcome.metrics["estep/kl"]) == pytest.approx(0.1, rel=1e-3)
-    assert float(outcome.metrics["mstep/kl_mean"]) < 0.1
+def test_the_policy_follows_its_weights_to_where_the_constraint_allows():
+    """A threshold that is slack, tight, and beyond what any action can do."""
+    agent = agent_of("CVPO", features=(8,), actor_lr_rate=3e-3, old_policy_period=10)
+    threshold = (cost(jnp.array([BEST_ACTION]))[0].item(),)
+    policy = dataclasses.replace(agent.policy, critics=Known(), threshold=threshold)
+    run = jax.jit(lambda added: improve(policy, added, steps=400))
+    slack, metrics = run(-1.0)
+    assert float(slack[0]) > 0.6
+    assert float(metrics["estep/multiplier"][0]) == 0.0
+    assert float(metrics["estep/kl"]) == pytest.approx(0.1, rel=1e-3)
+    assert float(metrics["mstep/kl_mean"]) < 0.1
+    tight, metrics = run(0.0)
+    assert abs(float(tight[0]) - BEST_ACTION) < 0.15
+    assert abs(float(tight[1])) < 0.15
+    assert float(metrics["estep/cost"][0]) == pytest.approx(threshold[0], rel=1e-3)
+    cheap, metrics = run(1.0)
+    assert float(cheap[0]) < -0.6
+    assert float(metrics["estep/dual_infeasible"]) == 1.0
 
 
+@pytest.mark.slow
 def test_a_budget_is_met_and_one_of_0_lowers_the_cost_alone():
     outcome = learn(agent_of("CVPO"), rounds=60, num_updates=30)
     assert outcome.train_cost < 1.05 * BUDGET

@@ -1,5 +1,7 @@
 """Critics, actors, multipliers and the learner that joins them."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +19,7 @@ from safex.errors import ConfigError
 from safex.replay import Minibatch, append, make_replay
 from safex.types import Transition
 from tests.helpers import assert_close
-from tests.probe import BEST_ACTION, BUDGET, Probe, agent_of, learn
+from tests.probe import BEST_ACTION, BUDGET, Known, Probe, agent_of, improve, learn
 
 SMALL = {"features": (8,), "batch_size": 16}
 GAMMA, COST_GAMMA = 0.9, 0.8
@@ -287,6 +289,19 @@ def test_impossible_fields_are_refused(kind, field, value, message):
         config_of(kind, **{field: value})
 
 
+@pytest.mark.parametrize("kind", ["TD3Lag", "SACLag"])
+def test_an_actor_goes_where_its_price_balances_its_reward(kind):
+    """`a - lambda ((1 + a) / 2)^2` is greatest at `a = 2 / lambda - 1`."""
+    agent = agent_of(kind, features=(8,), actor_lr_rate=1e-2)
+    policy = dataclasses.replace(agent.policy, critics=Known())
+    run = jax.jit(lambda price: improve(policy, 0.0, steps=400, multiplier=[price])[0])
+    free, paid = run(0.0), run(2.0 / (1.0 + BEST_ACTION))
+    assert float(free[0]) > 0.9
+    assert abs(float(paid[0]) - BEST_ACTION) < 0.1
+    assert abs(float(paid[1])) < 0.1
+
+
+@pytest.mark.slow
 def test_a_priced_actor_meets_a_budget_that_a_free_one_breaks():
     free = learn(agent_of("TD3"), rounds=20, num_updates=30)
     assert free.cost > 2 * BUDGET

@@ -50,8 +50,6 @@ class Weights(NamedTuple):
 class Counting:
     """Heads home by a weight that follows the replay, and counts its calls."""
 
-    bad_at: int = -1
-
     def init(self, key):
         zero = jnp.zeros((), jnp.int32)
         return Weights(jax.random.normal(key, (1,)), jnp.zeros(1), zero, zero)
@@ -68,7 +66,6 @@ class Counting:
         keys = jax.random.split(key, num_updates)
         weight, reward = jax.lax.scan(one, state.weight, keys)
         updates = state.updates + num_updates
-        weight = jnp.where(updates == self.bad_at, jnp.nan, weight)
         price = jnp.where(fresh, state.price + episode_cost, state.price)
         state = Weights(weight, price, updates, state.fresh + fresh)
         return state, {"loss": reward.mean(), "price": price}
@@ -127,6 +124,20 @@ def rows(folder, name):
 def trainer():
     """One for all tests that need the same programs."""
     return make()
+
+
+class Changed:
+    """A vector by the programs of another, with a change to what it reports."""
+
+    def __init__(self, vector, change):
+        self.vector, self.change = vector, change
+
+    def __getattr__(self, name):
+        return getattr(self.vector, name)
+
+    def rollout(self, *arguments):
+        carry, block, margin = self.vector.rollout(*arguments)
+        return carry, self.change(block), margin
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +215,7 @@ def test_only_the_newest_episodes_are_kept_step_by_step(whole):
 
 def test_the_best_agent_is_feasible_first_then_of_the_best_return(whole, trainer):
     made, _ = trainer
-    best = made._initial(made.agent.init(jax.random.key(0))).best
+    best = made._start(jax.random.key(0)).best
     seen = []
     for step, value, cost in (
         (1, 9.0, 5.0),  # nothing else yet
@@ -299,8 +310,18 @@ def test_an_agent_plays_from_its_last_and_from_its_best_checkpoint(whole, traine
             made.play(missing, 1, best=which)
 
 
-def test_nan_in_the_parameters_says_where_and_keeps_the_last_checkpoint(tmp_path):
-    made, _ = make(agent=Counting(bad_at=8))
+def test_nan_in_the_parameters_says_where_and_keeps_the_last_checkpoint(
+    trainer, tmp_path, monkeypatch
+):
+    made, _ = trainer
+    update = made._update
+
+    def spoil(*arguments):
+        state, metrics = update(*arguments)
+        bad = state._replace(weight=np.full(1, np.nan, np.float32))
+        return (bad if int(state.updates) == 8 else state), metrics
+
+    monkeypatch.setattr(made, "_update", spoil)
     folder = tmp_path / "seed_0"
     with pytest.raises(NonFiniteError, match=r"parameter \.weight .* round 4"):
         made.train([run_in(folder)])
@@ -314,43 +335,19 @@ def test_nan_in_the_parameters_says_where_and_keeps_the_last_checkpoint(tmp_path
     ("field", "name"),
     [("next_obs", "next observation"), ("cost", "cost"), ("reward", "reward")],
 )
-def test_nan_from_an_environment_says_which_and_when(trainer, tmp_path, field, name):
+def test_nan_from_an_environment_says_which_and_when(
+    trainer, tmp_path, monkeypatch, field, name
+):
     made, _ = trainer
 
-    class Broken(JaxVector):
-        def rollout(self, key, state, obs, policy, steps):
-            carry, block, margin = super().rollout(key, state, obs, policy, steps)
-            values = np.array(getattr(block, field))
-            values[3, 1] = np.nan
-            return carry, block._replace(**{field: values}), margin
+    def spoil(block):
+        values = np.array(getattr(block, field))
+        values[3, 1] = np.nan
+        return block._replace(**{field: values})
 
-    made.vector, before = Broken(Line(), 2), made.vector
-    try:
-        with pytest.raises(NonFiniteError, match=f"{name} of environment 1.* step 7 "):
-            made.train([run_in(tmp_path / "seed_0")])
-    finally:
-        made.vector = before
-
-
-def test_foreign_environments_begin_new_episodes_at_a_resume(trainer, tmp_path):
-    class Foreign(JaxVector):
-        resumable = False
-
-    config = dataclasses.replace(CONFIG, total_steps=60)
-    made, said = make(config)
-    made.vector = Foreign(Line(), 2)
-    folder = tmp_path / "seed_0"
-    made._report = lambda progress: 1 / 0 if progress.step == 60 else None
-    with pytest.raises(ZeroDivisionError):
-        made.train([run_in(folder)])
-    made._report = lambda progress: None
-    made.train([run_in(folder)])
-    assert "new episodes begin at step 40" in said[-1]
-    episodes = rows(folder, "episodes")
-    # Those that the kill cut are gone; those that the end cut are told as such.
-    assert [e["length"] for e in episodes] == [15, 15, 10, 10]
-    assert [e["complete"] for e in episodes] == [True, True, False, False]
-    assert [m["train/episode/number"] for m in rows(folder, "metrics")] == [0, 2, 2]
+    monkeypatch.setattr(made, "vector", Changed(made.vector, spoil))
+    with pytest.raises(NonFiniteError, match=f"{name} of environment 1.* step 7 "):
+        made.train([run_in(tmp_path / "seed_0")])
 
 
 def block_of(over, cost=None):
@@ -421,26 +418,21 @@ def test_what_an_episode_costs_is_added_up():
 
 
 def test_an_agent_that_counts_on_full_episodes_is_told_once_of_a_shorter_one(
-    trainer, tmp_path
+    trainer, tmp_path, monkeypatch
 ):
-    class Early(JaxVector):
-        def rollout(self, key, state, obs, policy, steps):
-            carry, block, margin = super().rollout(key, state, obs, policy, steps)
-            ends = np.zeros(block.reward.shape, bool)
-            ends[4] = True
-            return carry, block._replace(terminated=ends), margin
+    def end(block):
+        ends = np.zeros(block.reward.shape, bool)
+        ends[4] = True
+        return block._replace(terminated=jnp.asarray(ends))
 
     made, said = trainer
-    made.vector, before = Early(Line(), 2), made.vector
-    try:
-        for told in (False, True):
-            said.clear()
-            made._told_of_length = told
-            made.train([run_in(tmp_path / str(told))])
-            words = [text for text in said if "ended after 5 of max_steps 15" in text]
-            assert len(words) == (0 if told else 1)
-    finally:
-        made.vector = before
+    monkeypatch.setattr(made, "vector", Changed(made.vector, end))
+    for told in (False, True):
+        said.clear()
+        monkeypatch.setattr(made, "_told_of_length", told)
+        made.train([run_in(tmp_path / str(told))])
+        words = [text for text in said if "ended after 5 of max_steps 15" in text]
+        assert len(words) == (0 if told else 1)
 
 
 @pytest.mark.parametrize(

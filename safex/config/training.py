@@ -92,8 +92,10 @@ class OffPolicyTrainConfig:
         update; None is a whole episode.
       random_steps: the first steps of all environments, with uniform actions; nothing
         is learned before they are over. Rounded up to whole rounds.
-      updates_per_step: gradient updates for each environment step of a round.
-      replay_capacity: most transitions kept, of all environments.
+      updates_per_step: gradient updates for each environment step of a round, at least
+        one a round.
+      replay_capacity: most transitions kept, of all environments; never fewer than a
+        round's.
       eval_every: rounds between evaluations by the deterministic policy; the last round
         always ends with one.
       eval_episodes: episodes of an evaluation; nothing is learned from them, and they

@@ -133,11 +133,6 @@ class ProcessVector:
         """`[C]` zeros: any cost is past the limit by itself."""
         return jnp.zeros(self.num_constraints)
 
-    @property
-    def resumable(self) -> bool:
-        """True: a state is arrays, and can be reached again."""
-        return True
-
     def blank(self) -> tuple[ProcessState, Array]:
         """Zeros of the shapes and types that `reset` returns."""
         shape = (self.num_envs, self.max_steps, self.action_dim)

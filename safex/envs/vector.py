@@ -63,17 +63,15 @@ class VectorEnv(Protocol):
         """`[C]` the limits' values, each in its unit."""
         ...
 
-    @property
-    def resumable(self) -> bool:
-        """Whether `state` is arrays, from which a checkpoint can go on mid-episode."""
-        ...
-
     def blank(self) -> tuple[Any, Array]:
         """Zeros of the shapes and types that `reset` returns, for a checkpoint."""
         ...
 
     def reset(self, key: Array) -> tuple[Any, Array]:
-        """Begins an episode everywhere; returns the state and observations `[N, D]`."""
+        """Begins an episode everywhere; returns the state and observations `[N, D]`.
+
+        The state is a pytree of arrays, from which a checkpoint goes on mid-episode.
+        """
         ...
 
     def rollout(
@@ -151,11 +149,6 @@ class JaxVector:
     def limits(self) -> Array:
         """`[C]` the limits' values, each in its unit."""
         return self.env.limits
-
-    @property
-    def resumable(self) -> bool:
-        """True: the state is arrays."""
-        return True
 
     def blank(self) -> tuple[Any, Array]:
         """Zeros of the shapes and types that `reset` returns."""

@@ -108,8 +108,8 @@ class OffPolicyState(NamedTuple):
     Attributes:
       agent: the agent's state; its multipliers and optimizers are in it.
       replay: all that it learns from.
-      env: state and observations of the environments; () where they cannot be stored.
-      running: the episodes under way; () likewise.
+      env: state and observations of the environments.
+      running: the episodes under way.
       counts: of the account.
       best: the best agent so far.
       evaluated: `[1 + C]` mean return and costs of the last evaluation, NaN before it.
@@ -117,8 +117,8 @@ class OffPolicyState(NamedTuple):
 
     agent: PyTree
     replay: Replay
-    env: Any
-    running: Any
+    env: tuple[Any, Array]
+    running: Running
     counts: Counts
     best: Best
     evaluated: np.ndarray
@@ -252,45 +252,24 @@ class OffPolicyTrainer:
         if last >= self.config.total_steps:
             return
         first = max(last, 0) // self.round_steps
-        if last >= 0 and not self.vector.resumable:
-            self._warn(
-                f"{run.folder}: the environments cannot be stored, so new episodes "
-                f"begin at step {last}; their numbers are not those of a run that was "
-                "never interrupted"
-            )
         loggers = run.make_loggers(last if last >= 0 else None)
         try:
-            # Foreign environments begin anew where a run goes on.
-            key = jax.random.fold_in(jax.random.fold_in(root, 2), first)
-            env = state.env if last >= 0 and state.env else self.vector.reset(key)
-            running = state.running or self._none_running()
             every = self._rounds_between_checkpoints(state)
             for number in range(first + 1, self.num_rounds + 1):
                 key = jax.random.fold_in(jax.random.fold_in(root, 1), number)
-                state, env, running, metrics = self._round(
-                    run, number, key, state, env, running
-                )
+                state, metrics = self._round(run, number, key, state)
                 step = number * self.round_steps
                 for logger in loggers:
                     logger.log(metrics, step)
                 if number % every == 0 or number == self.num_rounds:
-                    stored = (env, running) if self.vector.resumable else ((), ())
-                    self._save(
-                        run, state._replace(env=stored[0], running=stored[1]), step
-                    )
+                    self._save(run, state, step)
         finally:
             for logger in loggers:
                 logger.close()
 
     def _round(
-        self,
-        run: SeedRun,
-        number: int,
-        key: Array,
-        state: OffPolicyState,
-        env: Any,
-        running: Running,
-    ) -> tuple[OffPolicyState, Any, Running, dict[str, Value]]:
+        self, run: SeedRun, number: int, key: Array, state: OffPolicyState
+    ) -> tuple[OffPolicyState, dict[str, Value]]:
         """One round; returns what the next one goes on from, and a row of the log."""
         where = f"round {number} (seed {run.seed}, {run.folder})"
         collect_key, update_key, eval_key = jax.random.split(key, 3)
@@ -300,14 +279,13 @@ class OffPolicyTrainer:
         choose = self._random if phase == RANDOM else self._explore
         env, rows, margins = self.vector.rollout(
             collect_key,
-            env[0],
-            env[1],
+            *state.env,
             Partial(choose, state.agent),
             self.steps_per_round,
         )
         block, margin = jax.device_get((rows, margins))
         _check_block(block, margin, where, before)
-        running, ended = eps.join(running, block, margin, before, phase)
+        running, ended = eps.join(state.running, block, margin, before, phase)
         seconds = {"collect_seconds": clock.lap()}
         entries, counts = self._account(run, number, ended, block, phase, state.counts)
         if number == self.num_rounds:
@@ -333,7 +311,9 @@ class OffPolicyTrainer:
             self._compiled_before = True
             _check_learned(agent, metrics, where)
         seconds["update_seconds"] = clock.lap()
-        state = state._replace(agent=agent, replay=replay, counts=counts)
+        state = state._replace(
+            agent=agent, replay=replay, env=env, running=running, counts=counts
+        )
         row = _row(number, entries, block, counts) | _flat("train", metrics)
         if number % self.config.eval_every == 0 or number == self.num_rounds:
             state, found = self._evaluated(run, number, eval_key, state, where)
@@ -344,7 +324,7 @@ class OffPolicyTrainer:
         timing |= {"updates": self.num_updates if metrics else 0, "compiles": compiles}
         append_jsonl(run.folder / "timing.jsonl", [timing])
         self._report(_progress(run, after, entries, state))
-        return state, env, running, row
+        return state, row
 
     def _account(
         self,
@@ -473,9 +453,10 @@ class OffPolicyTrainer:
     def _start(self, root: Array) -> OffPolicyState:
         """Of a run that has seen nothing."""
         agent = self._init(jax.random.fold_in(root, 0))
-        return self._initial(agent)
+        key = jax.random.fold_in(jax.random.fold_in(root, 2), 0)
+        return self._initial(agent, self.vector.reset(key))
 
-    def _initial(self, agent: PyTree) -> OffPolicyState:
+    def _initial(self, agent: PyTree, env: tuple[Any, Array]) -> OffPolicyState:
         vector, zero = self.vector, np.zeros((), np.int32)
         sizes = vector.obs_dim, vector.action_dim, vector.num_constraints
         nothing = np.zeros((), np.float32)
@@ -483,26 +464,18 @@ class OffPolicyTrainer:
         return OffPolicyState(
             agent=agent,
             replay=make_replay(self.capacity, self.config.num_envs, *sizes),
-            env=(),
-            running=(),
+            env=env,
+            running=eps.no_episodes(vector.max_steps, self.config.num_envs, *sizes),
             counts=Counts(zero, zero, zero, zero),
             best=Best(jax.device_get(agent), zero - 1, nothing, nothing, cost),
             evaluated=np.full(1 + vector.num_constraints, np.nan, np.float32),
         )
 
-    def _none_running(self) -> Running:
-        vector = self.vector
-        sizes = vector.obs_dim, vector.action_dim, vector.num_constraints
-        return eps.no_episodes(vector.max_steps, self.config.num_envs, *sizes)
-
     def _template(self) -> OffPolicyState:
         """Zeros as a checkpoint has them."""
         key = jax.random.key(0)
         agent = _zeros(jax.eval_shape(self.agent.init, key))
-        state = self._initial(agent)
-        if not self.vector.resumable:
-            return state
-        return state._replace(env=self.vector.blank(), running=self._none_running())
+        return self._initial(agent, self.vector.blank())
 
     def _load(self, run: SeedRun) -> tuple[OffPolicyState, int] | None:
         folder = run.folder / "checkpoints"

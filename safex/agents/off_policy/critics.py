@@ -125,10 +125,11 @@ class Critics:
         updates, opt_state = self._optimizer.update(grads, state.opt_state)
         params = optax.apply_updates(state.params, updates)
         target = optax.incremental_update(params, state.target, self.config.tau)
-        metrics = {"critic/loss": errors[0], "critic/value": y[:, 0].mean()}
+        value = y.mean((0, 2))
+        metrics = {"critic/loss": errors[0], "critic/value": value[0]}
         if self.num_costs:
             metrics["cost_critic/loss"] = errors[1:]
-            metrics["cost_critic/value"] = y[:, 1:].mean((0, 2))
+            metrics["cost_critic/value"] = value[1:]
         return CriticsState(params, target, opt_state), metrics
 
     @property
