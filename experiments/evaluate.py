@@ -114,6 +114,8 @@ def evaluate(
     set_up_jax()
     if isinstance(config, ModelFreeConfig):
         return _evaluate_model_free(config, settings, runs, episodes, best=best)
+    if isinstance(trained, ModelFreeConfig):
+        raise ConfigError("agent.kind of a trained run cannot be set")
     if best:
         raise ConfigError("--best is for agents without a model")
     env = build_env(config)
