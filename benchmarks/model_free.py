@@ -10,15 +10,16 @@ a launcher, its seeds one after another.
 
 import argparse
 import json
-import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.groups import ROOT, print_markdown, run_group
+
 METHODS = ("cvpo", "sac_lag", "td3_lag", "ddpg_lag", "sac", "td3", "ddpg")
 # On both tasks a trust region wider than CVPO's default, which learns too slowly for
 # runs as short as these.
@@ -83,30 +84,17 @@ def folder_of(arguments: argparse.Namespace, task: str, method: str) -> Path:
 
 
 def run(arguments: argparse.Namespace, task: str, method: str) -> str:
-    """Runs one group in a process of its own; returns a line about it."""
-    folder = folder_of(arguments, task, method)
-    if (folder / "summary.json").exists():
-        return f"{task}, {method}: there already"
+    """Runs one group; returns a line about it."""
     launcher, options = TASKS[task]
-    command = [
-        sys.executable,
-        str(ROOT / "experiments" / f"launcher_{launcher}.py"),
+    options = (
         f"method={method}",
         *options,
         *(CVPO if method == "cvpo" else ()),
         f"job.seed={arguments.seed}",
         f"job.num_seeds_per_hparam={arguments.seeds}",
-        "wandb.mode=disabled",
-        "render=false",
-        f"results_dir={folder}",
-    ]
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    log = folder.with_suffix(".log")
-    with log.open("a") as file:
-        code = subprocess.run(
-            command, stdout=file, stderr=file, check=False, cwd=ROOT
-        ).returncode
-    return f"{task}, {method}: " + ("done" if code == 0 else f"see {log}")
+    )
+    folder = folder_of(arguments, task, method)
+    return run_group(f"{task}, {method}", launcher, options, folder)
 
 
 def report(arguments: argparse.Namespace) -> None:
@@ -118,9 +106,7 @@ def report(arguments: argparse.Namespace) -> None:
             if path.exists():
                 rows.append(_row(method, json.loads(path.read_text()), path.parent))
         if rows:
-            lines: list[Sequence[str]] = [HEAD, ["---"] * len(HEAD), *rows]
-            print(f"\n### {task.replace('_', ' ')}\n")
-            print("\n".join("| " + " | ".join(line) + " |" for line in lines))
+            print_markdown(task.replace("_", " "), HEAD, rows)
 
 
 def _row(method: str, summary: dict[str, Any], folder: Path) -> list[str]:

@@ -12,14 +12,14 @@ which settings were found.
 
 import argparse
 import json
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.groups import ROOT, print_markdown, run_group
 
 
 class Task(NamedTuple):
@@ -95,30 +95,17 @@ def groups(arguments: argparse.Namespace) -> Iterator[Group]:
             yield Group(task, method, (*TASKS[task].options, *methods[method]))
 
 
-def run_group(arguments: argparse.Namespace, group: Group) -> str:
-    """Runs one group in a process of its own; returns a line about it."""
-    folder = group.folder(arguments.out)
-    if group.summary(arguments.out):
-        return f"{group.task}, {group.method}: there already"
-    command = [
-        sys.executable,
-        str(ROOT / "experiments" / f"launcher_{TASKS[group.task].launcher}.py"),
+def run(arguments: argparse.Namespace, group: Group) -> str:
+    """Runs one group; returns a line about it."""
+    options = (
         *group.options,
         f"job.seed={arguments.seed}",
         f"job.num_seeds_per_hparam={arguments.seeds}",
         f"train.num_model_updates={arguments.episodes}",
-        "wandb.mode=disabled",
-        "render=false",
-        f"results_dir={folder}",
         *arguments.options,
-    ]
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    log = folder.with_suffix(".log")
-    with log.open("a") as file:
-        code = subprocess.run(
-            command, stdout=file, stderr=file, check=False, cwd=ROOT
-        ).returncode
-    return f"{group.task}, {group.method}: " + ("done" if code == 0 else f"see {log}")
+    )
+    label, launcher = f"{group.task}, {group.method}", TASKS[group.task].launcher
+    return run_group(label, launcher, options, group.folder(arguments.out))
 
 
 HEAD = (
@@ -145,9 +132,7 @@ def report(arguments: argparse.Namespace) -> None:
             if group.task == task and (summary := group.summary(arguments.out))
         ]
         if rows:
-            lines = [HEAD, ["---"] * len(HEAD), *rows]
-            print(f"\n### {task.replace('_', ' ')}\n")
-            print("\n".join("| " + " | ".join(line) + " |" for line in lines))
+            print_markdown(task.replace("_", " "), HEAD, rows)
 
 
 def _row(method: str, summary: dict[str, Any]) -> list[str]:
@@ -207,7 +192,7 @@ def main() -> None:
         arguments.out = arguments.out / "ablations"
     if arguments.what == "run":
         for group in groups(arguments):
-            print(run_group(arguments, group), flush=True)
+            print(run(arguments, group), flush=True)
     report(arguments)
 
 
