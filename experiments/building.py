@@ -5,7 +5,7 @@ The classes behind the kinds of `registry`; this file imports JAX.
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -131,10 +131,7 @@ def build_agent(config: ExperimentConfig, env: Any, *, check: bool = True) -> MP
         )
     sizes = {"beta": env.obs_dim, "cost_budget": env.num_constraints}
     for name, size in sizes.items():
-        count = len(getattr(config.agent, name))
-        if count not in (1, size):
-            wanted = "1 entry" if size == 1 else f"1 or {size} entries"
-            raise ConfigError(f"agent.{name} needs {wanted}, got {count}")
+        _check_entries(name, getattr(config.agent, name), size)
     steps = config.agent.episode_steps or config.train.num_rollout_steps
     rule = RULES[config.constraint.kind](config.constraint.settings)
     with _named("agent"):
@@ -149,6 +146,13 @@ def build_agent(config: ExperimentConfig, env: Any, *, check: bool = True) -> MP
     if check:
         _check(config, agent)
     return agent
+
+
+def _check_entries(name: str, entries: Sequence[float], size: int) -> None:
+    """Refuses a setting of the agent with neither one entry nor one for each."""
+    if len(entries) not in (1, size):
+        wanted = "1 entry" if size == 1 else f"1 or {size} entries"
+        raise ConfigError(f"agent.{name} needs {wanted}, got {len(entries)}")
 
 
 def build_vector(env: Any, num_envs: int) -> VectorEnv:
@@ -179,13 +183,7 @@ def build_model_free(config: ModelFreeConfig, env: Any) -> OffPolicyAgent:
             f"{name} says no cost: every step must, a missing cost is never taken for "
             "zero"
         )
-    count = len(settings.cost_budget)
-    if count not in (1, env.num_constraints):
-        raise ConfigError(
-            f"agent.cost_budget needs 1 or {env.num_constraints} entries, got {count}"
-            if env.num_constraints > 1
-            else f"agent.cost_budget needs 1 entry, got {count}"
-        )
+    _check_entries("cost_budget", settings.cost_budget, env.num_constraints)
     with _named("train"):
         config.train.rounds(env.max_steps)
     with _named("agent"):

@@ -46,7 +46,52 @@ class ProcessState(NamedTuple):
     actions: Floats
 
 
-class ProcessVector:
+class FromFacts:
+    """Sizes and limits of a task of another package.
+
+    Each cost is a constraint with the limit 0, in the unit "cost a step": these tasks
+    say what a step costs, and no distance to any limit.
+    """
+
+    facts: Facts
+
+    @property
+    def obs_dim(self) -> int:
+        """D."""
+        return self.facts.obs_dim
+
+    @property
+    def action_dim(self) -> int:
+        """A."""
+        return self.facts.action_dim
+
+    @property
+    def num_constraints(self) -> int:
+        """C."""
+        return len(self.facts.costs)
+
+    @property
+    def max_steps(self) -> int:
+        """Time limit of an episode [steps]."""
+        return self.facts.max_steps
+
+    @property
+    def limit_names(self) -> tuple[str, ...]:
+        """What each constraint limits."""
+        return self.facts.costs
+
+    @property
+    def limit_units(self) -> tuple[str, ...]:
+        """The unit of each limit."""
+        return ("cost a step",) * self.num_constraints
+
+    @property
+    def limits(self) -> Array:
+        """`[C]` zeros: any cost is past the limit by itself."""
+        return jnp.zeros(self.num_constraints)
+
+
+class ProcessVector(FromFacts):
     """N environments in W worker processes; the protocol `VectorEnv`.
 
     Numbers do not depend on W: each environment has seeds of its own, drawn from the
@@ -97,41 +142,6 @@ class ProcessVector:
             if count
             else _Local(make, num_envs)
         )
-
-    @property
-    def obs_dim(self) -> int:
-        """D."""
-        return self.facts.obs_dim
-
-    @property
-    def action_dim(self) -> int:
-        """A."""
-        return self.facts.action_dim
-
-    @property
-    def num_constraints(self) -> int:
-        """C."""
-        return len(self.facts.costs)
-
-    @property
-    def max_steps(self) -> int:
-        """Time limit of an episode [steps]."""
-        return self.facts.max_steps
-
-    @property
-    def limit_names(self) -> tuple[str, ...]:
-        """What each constraint limits."""
-        return self.facts.costs
-
-    @property
-    def limit_units(self) -> tuple[str, ...]:
-        """The unit of each limit."""
-        return ("cost a step",) * self.num_constraints
-
-    @property
-    def limits(self) -> Array:
-        """`[C]` zeros: any cost is past the limit by itself."""
-        return jnp.zeros(self.num_constraints)
 
     def blank(self) -> tuple[ProcessState, Array]:
         """Zeros of the shapes and types that `reset` returns."""

@@ -99,6 +99,13 @@ def count_events(violating: np.ndarray) -> int:
     return int((violating & ~before).sum())
 
 
+def worst_excess(record: EpisodeRecord) -> list[float]:
+    """Largest distance past each of C limits where it costs, 0 if never past."""
+    excess = np.where(record.cost > 0, np.maximum(record.margin, 0.0), 0.0)
+    worst: list[float] = excess.max(0).tolist()
+    return worst
+
+
 def account(record: EpisodeRecord, beta: np.ndarray, horizon: int) -> EpisodeAccount:
     """Adds up an episode.
 
@@ -118,13 +125,12 @@ def account(record: EpisodeRecord, beta: np.ndarray, horizon: int) -> EpisodeAcc
     share, reason = record.feasible_share, record.backup_reason
     # A record of before the reason was kept is of one that had no budget switch.
     reason = record.backup.astype(int) if reason is None else reason
-    excess = np.where(record.cost > 0, np.maximum(record.margin, 0.0), 0.0)
     return EpisodeAccount(
         episode_return=float(record.reward.sum()),
         cost_return=tuple(record.cost.sum(0).tolist()),
         violating_steps=int(violating.sum()),
         violation_events=count_events(violating),
-        worst_excess=tuple(excess.max(0).tolist()),
+        worst_excess=tuple(worst_excess(record)),
         infeasible_plans=int((record.planned & ~record.feasible).sum()),
         backup_steps=int(record.backup.sum()),
         underpredicted_plans=int(under.sum()),

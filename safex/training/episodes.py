@@ -12,7 +12,12 @@ import jax
 import numpy as np
 
 from safex.errors import ContractError
-from safex.training.account import EpisodeRecord, count_events, save_record
+from safex.training.account import (
+    EpisodeRecord,
+    count_events,
+    save_record,
+    worst_excess,
+)
 from safex.training.files import whole_lines
 from safex.types import Transition
 
@@ -207,14 +212,13 @@ def record_of(steps: Transition, margin: np.ndarray) -> EpisodeRecord:
 def entry_of(record: EpisodeRecord) -> dict[str, Any]:
     """What is kept of every episode, ready for JSON."""
     violating = np.any(record.cost > 0, axis=1)
-    excess = np.where(record.cost > 0, np.maximum(record.margin, 0.0), 0.0)
     return {
         "length": len(record.reward),
         "return": float(record.reward.sum(dtype=np.float64)),
         "cost_return": record.cost.sum(0, dtype=np.float64).tolist(),
         "violating_steps": int(violating.sum()),
         "violation_events": count_events(violating),
-        "worst_excess": excess.max(0).astype(float).tolist(),
+        "worst_excess": worst_excess(record),
         "terminated": bool(record.terminated[-1]),
     }
 

@@ -5,8 +5,6 @@ import functools
 from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
-import jax.numpy as jnp
-
 from safex.config import changed
 from safex.config.suites import (
     BulletSafetyGymConfig,
@@ -15,19 +13,15 @@ from safex.config.suites import (
     SuiteConfig,
 )
 from safex.envs import worker
-from safex.envs.processes import ProcessVector
+from safex.envs.processes import FromFacts, ProcessVector
 from safex.envs.suites import bullet, registered, safety_gymnasium
 from safex.envs.suites.adapter import Adapted
 from safex.envs.worker import Facts
-from safex.types import Array
 
 
 @dataclasses.dataclass(frozen=True)
-class ForeignTask:
-    """A task of another package.
-
-    Each cost is a constraint with the limit 0, in the unit "cost a step": these tasks
-    say what a step costs, and no distance to any limit.
+class ForeignTask(FromFacts):
+    """A task of another package, opened once.
 
     Attributes:
       settings: which task, and how.
@@ -80,41 +74,6 @@ class ForeignTask:
     def name(self) -> str:
         """The task's name."""
         return self.facts.name
-
-    @property
-    def obs_dim(self) -> int:
-        """D."""
-        return self.facts.obs_dim
-
-    @property
-    def action_dim(self) -> int:
-        """A."""
-        return self.facts.action_dim
-
-    @property
-    def num_constraints(self) -> int:
-        """C."""
-        return len(self.facts.costs)
-
-    @property
-    def max_steps(self) -> int:
-        """Time limit of an episode [steps]."""
-        return self.facts.max_steps
-
-    @property
-    def limit_names(self) -> tuple[str, ...]:
-        """What each constraint limits."""
-        return self.facts.costs
-
-    @property
-    def limit_units(self) -> tuple[str, ...]:
-        """The unit of each limit."""
-        return ("cost a step",) * self.num_constraints
-
-    @property
-    def limits(self) -> Array:
-        """`[C]` zeros: any cost is past the limit by itself."""
-        return jnp.zeros(self.num_constraints)
 
 
 class SafetyGymnasium(ForeignTask):
