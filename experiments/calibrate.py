@@ -279,7 +279,13 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("run", nargs="?", help="folder of a run")
     parser.add_argument("set", nargs="*", metavar="key=value", help="fields to set")
-    parser.add_argument("--task", choices=tasks, default="pendulum")
+    parser.add_argument(
+        "--task",
+        choices=tasks,
+        default="pendulum",
+        metavar="TASK",
+        help="a file in experiments/config/task, default: pendulum",
+    )
     parser.add_argument("--model", choices=models, help="default: the run's, or bnn")
     parser.add_argument("--seeds", type=int, default=3, help="of fresh data")
     parser.add_argument("--episodes", type=int, default=5, help="of fresh data")

@@ -7,7 +7,9 @@ import pytest
 from scipy import integrate, stats
 
 from safex.envs.pendulum import Pendulum
+from safex.envs.rc_car import RCCar
 from safex.models import calibration_report as report
+from safex.models.own_frame import OwnFrameModel
 from safex.models.true_dynamics import TrueDynamics
 from safex.types import Prediction
 from tests.helpers import assert_close
@@ -131,6 +133,21 @@ def test_one_step_adds_the_stds_in_quadrature():
     error, std = report.one_step(Drift(), (), obs, np.ones((2, 1)), obs + 3.0)
     assert_close(error, np.full((2, 2), 2.0))
     assert_close(std, np.full((2, 2), 5.0))
+
+
+@pytest.mark.parametrize("framed", [False, True])
+def test_models_that_hold_a_system_are_scored(framed):
+    env = RCCar.from_config()
+    truth = TrueDynamics(env)
+    model = OwnFrameModel(env, truth) if framed else truth
+    # The true car in a frame of its own is the true car.
+    state = truth.init(jax.random.key(0))
+    obs = jnp.array([[0.5, -0.4, 0.6, 0.8, 0.3, 0.4, 0.1]])
+    action = jnp.array([[0.3, 0.7]])
+    next_obs = jax.vmap(env.dynamics)(obs, action)
+    error, std = report.one_step(model, state, obs, action, next_obs)
+    assert_close(error, np.zeros((1, 7)), atol=1e-6)
+    assert_close(std, np.zeros((1, 7)), atol=1e-6)
 
 
 def test_particles_of_a_random_walk_spread_with_the_root_of_time():

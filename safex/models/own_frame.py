@@ -33,7 +33,8 @@ def has_frame(env: Any) -> bool:
     return hasattr(env, "to_frame") and hasattr(env, "from_frame")
 
 
-@dataclasses.dataclass(frozen=True)
+# Hashed by identity: the arrays of an environment have no hash.
+@dataclasses.dataclass(frozen=True, eq=False)
 class OwnFrameModel:
     """A `DynamicsModel` that learns in the system's own frame.
 

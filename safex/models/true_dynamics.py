@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from safex.types import Array, Dataset, Environment, Metrics, Prediction
 
 
-@dataclasses.dataclass(frozen=True)
+# Hashed by identity: the arrays of an environment have no hash.
+@dataclasses.dataclass(frozen=True, eq=False)
 class TrueDynamics:
     """Knows the noise-free dynamics exactly and learns nothing.
 
