@@ -287,12 +287,22 @@ def evaluate(
     closest = jnp.full_like(zero, -jnp.inf)
     start = (obs, jnp.zeros(particles), zero, closest, zero)
     t = jnp.arange(length)
-    tail = terminal.discount ** (t - horizon) if terminal.value == "backup" else 0.0
-    weight = jnp.where(t < horizon, 1.0, tail)
+    weight = jnp.where(t < horizon, 1.0, _worth(terminal, t - horizon))
     steps = (t, weight, *(_hold(tree, length) for tree in (actions, inputs)))
     (_, value, cost, closest, excess), _ = jax.lax.scan(step, start, steps)
     margin = jnp.where(closest > 0, excess, closest)
     return Score(value / horizon, cost, margin)
+
+
+def _worth(terminal: TerminalConfig, k: Array) -> Array | float:
+    """How much the rewards of the terminal steps `k` count."""
+    if terminal.value not in ("backup", "hold"):
+        return 0.0
+    weight = terminal.discount ** k.astype(float)
+    if terminal.value == "backup":
+        return weight
+    # The geometric series of all steps from the last one on.
+    return jnp.where(k == terminal.steps - 1, weight / (1.0 - terminal.discount), weight)
 
 
 def _hold(tree: PyTree, length: int) -> PyTree:

@@ -9,7 +9,7 @@ COST_RISKS = ("mean", "max", "cvar", "ucb", "members")
 EXPLORATION_OBJECTIVES = ("reward", "information_gain", "epistemic_std")
 SAMPLING_MODES = ("MEAN", "NOISY_MEAN", "DIST", "TS1", "TSInf")
 SCHEDULE_KINDS = ("constant", "linear", "sigmoid")
-TERMINAL_VALUES = ("none", "backup", "env")
+TERMINAL_VALUES = ("none", "backup", "hold", "env")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,9 +94,11 @@ class TerminalConfig:
     Attributes:
       steps: K, steps of the environment's backup behind the plan that must keep the
         thresholds with it [steps]; 0 is off.
-      value: what they add to the value: `none`, `backup` (their discounted reward) or
-        `env` (the environment's `terminal_value` of the state the plan ends in).
-      discount: per step of the backup's reward, in (0, 1].
+      value: what they add to the value: `none`, `backup` (their discounted reward),
+        `hold` (that, and the last one's for ever after, for a backup that comes to
+        rest) or `env` (the environment's `terminal_value` of the state the plan ends
+        in).
+      discount: per step of the backup's reward, in (0, 1]; below 1 for `hold`.
     """
 
     steps: int = 0
@@ -114,10 +116,12 @@ class TerminalConfig:
             raise ValueError(
                 f"value must be one of {TERMINAL_VALUES}, got {self.value!r}"
             )
-        if self.value == "backup" and not self.steps:
-            raise ValueError("value 'backup' needs steps >= 1, got 0")
+        if self.value in ("backup", "hold") and not self.steps:
+            raise ValueError(f"value {self.value!r} needs steps >= 1, got 0")
         if not 0.0 < self.discount <= 1.0:
             raise ValueError(f"discount must lie in (0, 1], got {self.discount}")
+        if self.value == "hold" and self.discount == 1.0:
+            raise ValueError("value 'hold' needs a discount below 1, got 1.0")
 
 
 @dataclasses.dataclass(frozen=True)
