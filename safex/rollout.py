@@ -302,7 +302,9 @@ def _worth(terminal: TerminalConfig, k: Array) -> Array | float:
     if terminal.value == "backup":
         return weight
     # The geometric series of all steps from the last one on.
-    return jnp.where(k == terminal.steps - 1, weight / (1.0 - terminal.discount), weight)
+    return jnp.where(
+        k == terminal.steps - 1, weight / (1.0 - terminal.discount), weight
+    )
 
 
 def _hold(tree: PyTree, length: int) -> PyTree:

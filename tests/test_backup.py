@@ -144,6 +144,11 @@ def test_terminal_steps_count_the_cost_of_stopping():
 def test_terminal_value_by_hand():
     backup = TerminalConfig(steps=3, value="backup", discount=0.5)
     assert_close(cart_score(backup).value, (1 + 3 + 4 + 2 + 1) / 2.0)
+    # Resting: 4 + 2 + (1 + 1/2 + 1/4 + ...), against the sum of a long tail.
+    hold = TerminalConfig(steps=3, value="hold", discount=0.5)
+    assert_close(cart_score(hold).value, (1 + 3 + 4 + 2 + 2) / 2.0)
+    long = TerminalConfig(steps=40, value="backup", discount=0.5)
+    assert_close(cart_score(hold).value, cart_score(long).value)
     # 10 times the speed of 2 in which the plan ends, with and without steps behind.
     for steps in (0, 3):
         own = TerminalConfig(steps=steps, value="env")

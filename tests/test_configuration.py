@@ -26,6 +26,7 @@ from experiments.overrides import quote_choices, read_command_line
 from experiments.registry import KINDS
 from safex import config as config_module
 from safex import rollout
+from safex.config import TerminalConfig
 from safex.constraints import penalty
 from safex.constraints.penalty import Penalty
 from safex.envs.pendulum import Pendulum
@@ -460,6 +461,21 @@ def test_what_a_system_lacks_is_named_by_the_setting(override, words):
     with pytest.raises(ConfigError) as caught:
         build_agent(read("method=safe", override), Bare.from_config())
     assert str(caught.value).startswith(words)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"value": "rest"}, "value must be one of .*hold"),
+        ({"value": "backup"}, "value 'backup' needs steps >= 1"),
+        ({"value": "hold"}, "value 'hold' needs steps >= 1"),
+        ({"value": "hold", "steps": 1, "discount": 1.0}, "'hold' needs a discount"),
+        ({"steps": 1, "discount": 0.0}, "discount must lie in"),
+    ],
+)
+def test_a_terminal_value_that_is_none_is_refused(settings, words):
+    with pytest.raises(ValueError, match=words):
+        TerminalConfig(**settings)
 
 
 def test_a_gaussian_process_that_can_hold_the_run_is_built():
