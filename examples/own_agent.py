@@ -86,7 +86,8 @@ class BrakingAgent:
         signs = jnp.array([0.0, 1.0, -1.0])[:, None, None] * jnp.ones(self.env.obs_dim)
         pushed = jnp.arange(length)[:, None] < 3
         parts = self.model, state, self.env, self.beta
-        return rollout.hallucinated_transition(*parts, 0.0), signs * pushed
+        ways = rollout.Push(signs * pushed)
+        return rollout.hallucinated_transition(*parts, 0.0), ways
 
 
 def main(folder: Path, model: DynamicsModel | None = None, episodes: int = 3) -> None:

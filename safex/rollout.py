@@ -30,16 +30,42 @@ class Noise(NamedTuple):
     member: Array
 
 
+class Stds(NamedTuple):
+    """How sure a model is of a step, or of those of a rollout.
+
+    Attributes:
+      epistemic: `[..., D]`.
+      aleatoric: `[..., D]`.
+    """
+
+    epistemic: Array
+    aleatoric: Array
+
+
 class Outcome(NamedTuple):
     """A step of imagination.
 
     Attributes:
       next_obs: `[D]` where the rollout goes on from.
       judged_obs: `[D]` the next observation that reward and cost are judged at.
+      kept: what `trace` returns of each step.
     """
 
     next_obs: Array
     judged_obs: Array
+    kept: PyTree = ()
+
+
+class Push(NamedTuple):
+    """What an adversary does to a step.
+
+    Attributes:
+      eta: `[D]` in [-1, 1].
+      stds: that it pushes by; None for those of the state that it has pushed to.
+    """
+
+    eta: Array
+    stds: Stds | None = None
 
 
 def _mean(model: DynamicsModel, state: PyTree, obs: Array, a: Array, n: Noise) -> Array:
@@ -169,13 +195,28 @@ def sampled_transition(
     return transition
 
 
+def mean_transition(
+    model: DynamicsModel, model_state: PyTree, env: Environment
+) -> Callable[[Array, Array, Any], Outcome]:
+    """The transition of the mode MEAN, which also keeps the `Stds` of each step."""
+
+    def transition(obs: Array, action: Array, unused: Any) -> Outcome:
+        del unused
+        prediction = model.predict(model_state, obs, action)
+        next_obs = env.project(prediction.mean)
+        stds = Stds(prediction.epistemic_std, prediction.aleatoric_std)
+        return Outcome(next_obs, next_obs, stds)
+
+    return transition
+
+
 def hallucinated_transition(
     model: DynamicsModel,
     model_state: PyTree,
     env: Environment,
     width: Array,
     noise_width: float,
-) -> Callable[[Array, Array, Array], Outcome]:
+) -> Callable[[Array, Array, Push], Outcome]:
     """The transition that an adversary steers within the model's confidence.
 
     `s' = mu(s, a) + width * sigma_epistemic(s, a) * eta`, `eta` in [-1, 1]^D (Curi et
@@ -183,6 +224,10 @@ def hallucinated_transition(
     at `s' + noise_width * sigma_aleatoric * eta`: the noise of the next step counts
     against the plan, but does not add up over the horizon, because the plan is made
     anew after every step.
+
+    With stds of its own, a push takes those in place of the state's: along the plan as
+    it is without an adversary they make the tube of first order (Hewing et al. 2020,
+    arXiv 1705.10702, propagate the covariance likewise about the mean).
 
     Args:
       model: the dynamics model.
@@ -192,10 +237,11 @@ def hallucinated_transition(
       noise_width: multiple of the aleatoric std.
     """
 
-    def transition(obs: Array, action: Array, eta: Array) -> Outcome:
+    def transition(obs: Array, action: Array, push: Push) -> Outcome:
         prediction = model.predict(model_state, obs, action)
-        next_obs = prediction.mean + width * prediction.epistemic_std * eta
-        judged = next_obs + noise_width * prediction.aleatoric_std * eta
+        stds = push.stds or Stds(prediction.epistemic_std, prediction.aleatoric_std)
+        next_obs = prediction.mean + width * stds.epistemic * push.eta
+        judged = next_obs + noise_width * stds.aleatoric * push.eta
         return Outcome(env.project(next_obs), env.project(judged))
 
     return transition
@@ -231,7 +277,22 @@ def evaluate(
     terminal: TerminalConfig = NO_TERMINAL,
     reward: Reward | None = None,
 ) -> Score:
-    """Scores one imagined trajectory.
+    """Scores one imagined trajectory; `trace` without what it keeps."""
+    how: dict[str, Any] = {"terminal": terminal, "reward": reward}
+    return trace(env, transition, obs, actions, inputs, **how)[0]
+
+
+def trace(
+    env: Environment,
+    transition: Callable[[Array, Array, Any], Outcome],
+    obs: Array,
+    actions: Array,
+    inputs: Any,
+    *,
+    terminal: TerminalConfig = NO_TERMINAL,
+    reward: Reward | None = None,
+) -> tuple[Score, PyTree]:
+    """Scores one imagined trajectory, and returns what the transition kept of it.
 
     With terminal steps the environment's backup acts behind the actions, in the same
     model and under the same noise or adversary, and its costs count.
@@ -251,7 +312,7 @@ def evaluate(
       mean reward of the H steps, the terminal value shared out among them; summed cost;
       and the margin: how far past the limit, added up over all steps, if it is ever
       passed, else the (negative) distance of the closest call. Leaves `[]` and `[C]`,
-      or `[P]` and `[P, C]`.
+      or `[P]` and `[P, C]`. And what the outcomes kept, leaves `[H + K, ...]`.
     """
     horizon, length = actions.shape[0], actions.shape[0] + terminal.steps
     reward = env.reward if reward is None else reward
@@ -263,7 +324,7 @@ def evaluate(
             function = jax.vmap(function, in_axes=axes)
         return function(*arguments)
 
-    def step(carry: Any, inputs: Any) -> tuple[Any, None]:
+    def step(carry: Any, inputs: Any) -> tuple[Any, PyTree]:
         obs, value, cost, closest, excess = carry
         t, weight, action, extra = inputs
         if terminal.steps:
@@ -280,7 +341,7 @@ def evaluate(
         margin = each(env.margin, *triple)
         closest = jnp.maximum(closest, margin)
         excess = excess + jnp.maximum(margin, 0.0)
-        return (outcome.next_obs, value, cost, closest, excess), None
+        return (outcome.next_obs, value, cost, closest, excess), outcome.kept
 
     particles = obs.shape[:-1]
     zero = jnp.zeros((*particles, env.num_constraints))
@@ -289,9 +350,9 @@ def evaluate(
     t = jnp.arange(length)
     weight = jnp.where(t < horizon, 1.0, _worth(terminal, t - horizon))
     steps = (t, weight, *(_hold(tree, length) for tree in (actions, inputs)))
-    (_, value, cost, closest, excess), _ = jax.lax.scan(step, start, steps)
+    (_, value, cost, closest, excess), kept = jax.lax.scan(step, start, steps)
     margin = jnp.where(closest > 0, excess, closest)
-    return Score(value / horizon, cost, margin)
+    return Score(value / horizon, cost, margin), kept
 
 
 def _worth(terminal: TerminalConfig, k: Array) -> Array | float:

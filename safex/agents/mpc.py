@@ -194,8 +194,8 @@ class MPCAgent:
         variables = getattr(self.optimizer, "x_dim", self.env.action_dim)
         decision = jnp.zeros((horizon, variables))
         if isinstance(problem, Game):
-            problem.nominal(decision)
-            problem.attacked(decision, jnp.zeros((horizon, self.env.obs_dim)))
+            _, known = problem.nominal(decision)
+            problem.attacked(decision, jnp.zeros((horizon, self.env.obs_dim)), known)
         else:
             problem(decision)
         return state
@@ -301,10 +301,13 @@ class MPCAgent:
         span = self.planner.span
         terminal = TerminalConfig(steps=span - 1)
 
+        stds = self._stds(state, obs, action[None], terminal)
+
         def cost(eta: Array) -> Array:
             transition = self._pushed(state, eta, self.config.switch_noise_alpha)
+            push = rollout.Push(eta, stds)
             score = rollout.evaluate(
-                self.env, transition, obs, action[None], eta, terminal=terminal
+                self.env, transition, obs, action[None], push, terminal=terminal
             )
             # NaN passes no limit, so a path that is lost would cost nothing.
             return jnp.where(jnp.isnan(score.margin), jnp.inf, score.cost)
@@ -367,10 +370,11 @@ class MPCAgent:
           two over adversaries that push every dimension one way, some for a while and
           some all the time.
         """
+        stds = self._stds(state, obs, actions)
 
         def path(eta: Array) -> Array:
             transition = self._pushed(state, eta, 0.0)
-            return rollout.trajectory(transition, obs, actions, eta)
+            return rollout.trajectory(transition, obs, actions, rollout.Push(eta, stds))
 
         paths = jax.vmap(path)(self._pushes(actions.shape[0]))
         return paths[0], paths.min(0), paths.max(0)
@@ -380,9 +384,24 @@ class MPCAgent:
         etas = first_steps(corner_signs(self.env.obs_dim), length, doubling(length))
         return jnp.concatenate([jnp.zeros_like(etas[:1]), etas])
 
+    def _stds(
+        self,
+        state: MPCState,
+        obs: Array,
+        actions: Array,
+        terminal: TerminalConfig = rollout.NO_TERMINAL,
+    ) -> rollout.Stds | None:
+        """Those that an adversary of `actions` `[H, A]` pushes by, as in the planner."""
+        if getattr(self.planner, "std_along", "plan") == "attack":
+            return None
+        transition = rollout.mean_transition(self.model, state.model_state, self.env)
+        return rollout.trace(
+            self.env, transition, obs, actions, None, terminal=terminal
+        )[1]
+
     def _pushed(
         self, state: MPCState, eta: Array, noise_alpha: float
-    ) -> Callable[[Array, Array, Array], rollout.Outcome]:
+    ) -> Callable[[Array, Array, rollout.Push], rollout.Outcome]:
         """The transition under an adversary `[length, D]`."""
         share = rollout.affordable(eta, self._widths.pes_steps)
         return rollout.hallucinated_transition(

@@ -34,7 +34,7 @@ from safex.returns import (
     group_means,
     upper_confidence_bound,
 )
-from safex.rollout import Noise, Outcome, Reward
+from safex.rollout import Noise, Push, Reward, Stds
 from safex.types import (
     Array,
     DynamicsModel,
@@ -168,28 +168,6 @@ class _Rollouts:
         """Nothing else."""
         del key, env, model, situation, decision, threshold
         return {}
-
-    def _attack(
-        self,
-        env: Environment,
-        model: DynamicsModel,
-        situation: Situation,
-        noise_alpha: float,
-        eta: Array,
-    ) -> Callable[[Array, Array, Array], Outcome]:
-        """The transition under an adversary `[H, D]`.
-
-        What it may afford limits how far it moves the state. By which noise a state is
-        judged is another matter, for that does not add up.
-        """
-        share = rollout.affordable(eta, situation.pes_steps, self.terminal.steps)
-        return rollout.hallucinated_transition(
-            model,
-            situation.model_state,
-            env,
-            share * situation.pessimism,
-            noise_alpha,
-        )
 
     def _reward(
         self, env: Environment, model: DynamicsModel, situation: Situation
@@ -390,46 +368,89 @@ class OPAX(Safe):
 
 
 @dataclasses.dataclass(frozen=True)
-class Pessimistic(_Sampled):
-    """MinMax: nominal reward, cost of the rollout that an adversary hallucinates.
+class _Attacked(_Rollouts):
+    """What the planners with an adversary share.
 
     Attributes:
       noise_alpha: multiple of the aleatoric std by which each state is judged.
+      std_along: whose stds the adversary pushes by: of the `plan` as it is without
+        one, or of the `attack`, the states that it has pushed to.
     """
 
-    noise_alpha: float = 3.0
+    noise_alpha: float = dataclasses.field(default=3.0, kw_only=True)
+    std_along: str = dataclasses.field(default="plan", kw_only=True)
+
+    def _along(
+        self,
+        env: Environment,
+        model: DynamicsModel,
+        situation: Situation,
+        actions: Array,
+        reward: Reward | None = None,
+    ) -> tuple[Score, Stds]:
+        """The plan `[H, A]` without an adversary, and the stds of all its steps."""
+        return rollout.trace(
+            env,
+            rollout.mean_transition(model, situation.model_state, env),
+            situation.obs,
+            actions,
+            None,
+            terminal=self.terminal,
+            reward=reward,
+        )
+
+    def _attacked(
+        self, env: Environment, model: DynamicsModel, situation: Situation
+    ) -> Callable[[Array, Array, Stds], tuple[Array, Array]]:
+        """Cost and margin of a decision under `eta` `[H, D]`, given `_along`'s stds.
+
+        What the adversary may afford limits how far it moves the state. By which noise
+        a state is judged is another matter, for that does not add up.
+        """
+
+        def attacked(decision: Array, eta: Array, stds: Stds) -> tuple[Array, Array]:
+            share = rollout.affordable(eta, situation.pes_steps, self.terminal.steps)
+            transition = rollout.hallucinated_transition(
+                model,
+                situation.model_state,
+                env,
+                share * situation.pessimism,
+                self.noise_alpha,
+            )
+            push = Push(eta, stds if self.std_along == "plan" else None)
+            actions = self.actions(decision)
+            score = rollout.evaluate(
+                env, transition, situation.obs, actions, push, terminal=self.terminal
+            )
+            return score.cost, score.margin
+
+        return attacked
+
+
+@dataclasses.dataclass(frozen=True)
+class Pessimistic(_Attacked, _Sampled):
+    """MinMax: nominal reward, cost of the rollout that an adversary hallucinates."""
 
     def problem(
         self, key: Array, env: Environment, model: DynamicsModel, situation: Situation
     ) -> Game:
         """The game of actions against `eta` in [-1, 1]^D."""
+        reward = self._reward(env, model, situation)
+
+        def nominal(actions: Array) -> tuple[Score, Stds]:
+            return self._along(env, model, situation, actions, reward)
+
+        if self.sampling_mode == "MEAN":
+            return Game(nominal, self._attacked(env, model, situation))
         noise = self._noise(key, env, model)
         scores = self._scores(noise, env, model, situation)
 
-        def nominal(actions: Array) -> Score:
+        def sampled(actions: Array) -> tuple[Score, Stds]:
             value, cost, margin = scores(actions)
-            return Score(value.mean(), cost.mean(0), margin.max(0))
+            score = Score(value.mean(), cost.mean(0), margin.max(0))
+            return score, nominal(actions)[1]
 
-        reward = self._reward(env, model, situation)
-
-        def joint(actions: Array, eta: Array) -> Score:
-            return rollout.evaluate(
-                env,
-                self._attack(env, model, situation, self.noise_alpha, eta),
-                situation.obs,
-                actions,
-                eta,
-                terminal=self.terminal,
-                reward=reward,
-            )
-
-        def attacked(actions: Array, eta: Array) -> tuple[Array, Array]:
-            score = joint(actions, eta)
-            return score.cost, score.margin
-
-        # A rollout of the mean is one whose adversary does nothing.
-        same = self.sampling_mode == "MEAN"
-        return Game(nominal, attacked, joint if same else None)
+        return Game(sampled, self._attacked(env, model, situation))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -447,7 +468,7 @@ class ActSafe(Pessimistic):
 
 
 @dataclasses.dataclass(frozen=True)
-class OptimisticPessimistic(_Rollouts):
+class OptimisticPessimistic(_Attacked):
     """OptMinMax: an optimist's reward and a pessimist's cost.
 
     The agent hallucinates its own luck for the reward (H-UCRL, Curi et al. 2020,
@@ -456,11 +477,9 @@ class OptimisticPessimistic(_Rollouts):
 
     Attributes:
       obs_dim: D.
-      noise_alpha: multiple of the aleatoric std by which each state is judged.
     """
 
     obs_dim: int
-    noise_alpha: float = 3.0
 
     def actions(self, decision: Array) -> Array:
         """Drops the agent's own hallucination."""
@@ -477,27 +496,21 @@ class OptimisticPessimistic(_Rollouts):
             model, state, env, situation.optimism, 0.0
         )
 
-        def nominal(decision: Array) -> Score:
-            luck = decision[..., : self.obs_dim]
+        def nominal(decision: Array) -> tuple[Score, Stds]:
+            luck = Push(decision[..., : self.obs_dim])
+            actions = self.actions(decision)
             score = rollout.evaluate(
                 env,
                 hopeful,
                 obs,
-                self.actions(decision),
+                actions,
                 luck,
                 terminal=self.terminal,
                 reward=reward,
             )
             # The agent's luck decides the reward alone: the cost is the adversary's.
             none = jnp.zeros_like(score.cost)
-            return Score(score.value, none, jnp.full_like(score.margin, -jnp.inf))
+            score = Score(score.value, none, jnp.full_like(score.margin, -jnp.inf))
+            return score, self._along(env, model, situation, actions)[1]
 
-        def attacked(decision: Array, eta: Array) -> tuple[Array, Array]:
-            actions = self.actions(decision)
-            transition = self._attack(env, model, situation, self.noise_alpha, eta)
-            score = rollout.evaluate(
-                env, transition, obs, actions, eta, terminal=self.terminal
-            )
-            return score.cost, score.margin
-
-        return Game(nominal, attacked)
+        return Game(nominal, self._attacked(env, model, situation))

@@ -9,6 +9,7 @@ COST_RISKS = ("mean", "max", "cvar", "ucb", "members")
 EXPLORATION_OBJECTIVES = ("reward", "information_gain", "epistemic_std")
 SAMPLING_MODES = ("MEAN", "NOISY_MEAN", "DIST", "TS1", "TSInf")
 SCHEDULE_KINDS = ("constant", "linear", "sigmoid")
+STDS_ALONG = ("plan", "attack")
 TERMINAL_VALUES = ("none", "backup", "hold", "env")
 
 
@@ -224,9 +225,12 @@ class PessimisticConfig(SampledConfig):
 
     Attributes:
       noise_alpha: aleatoric stds by which each imagined state is judged.
+      std_along: whose stds the adversary pushes by, one of `STDS_ALONG`: of the plan
+        as it is without one, or of the states that the attack has pushed to.
     """
 
     noise_alpha: float = 3.0
+    std_along: str = "plan"
 
     def __post_init__(self) -> None:
         """Refuses impossible settings.
@@ -235,7 +239,7 @@ class PessimisticConfig(SampledConfig):
           ValueError: names the field, its value and what would be right.
         """
         super().__post_init__()
-        require_at_least(0, self, ("noise_alpha",))
+        _require_attack(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -251,11 +255,13 @@ class OptimisticPessimisticConfig:
 
     Attributes:
       noise_alpha: aleatoric stds by which each imagined state is judged.
+      std_along: as in `PessimisticConfig`.
       terminal: what is asked of the state that a plan ends in.
       exploration: what is maximised in place of the reward, and for how long.
     """
 
     noise_alpha: float = 3.0
+    std_along: str = "plan"
     terminal: TerminalConfig = TerminalConfig()
     exploration: ExplorationConfig = ExplorationConfig()
 
@@ -265,7 +271,16 @@ class OptimisticPessimisticConfig:
         Raises:
           ValueError: names the field, its value and what would be right.
         """
-        require_at_least(0, self, ("noise_alpha",))
+        _require_attack(self)
+
+
+def _require_attack(config: PessimisticConfig | OptimisticPessimisticConfig) -> None:
+    """Refuses impossible settings of an adversary's rollout."""
+    require_at_least(0, config, ("noise_alpha",))
+    if config.std_along not in STDS_ALONG:
+        raise ValueError(
+            f"std_along must be one of {STDS_ALONG}, got {config.std_along!r}"
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ out in order of age, which makes the x-step a cutting-plane bound on the inner m
 import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,15 +30,30 @@ class Game(NamedTuple):
     """The factored objective: value never sees y, so it is computed once per x.
 
     Attributes:
-      nominal: `x [H, X] -> Score`, the value, and the cost without an adversary.
-      attacked: `x [H, X], y [H, Y] -> (cost [C], margin [C])`.
-      joint: `x [H, X], y [H, Y] -> Score` where both are one and the same rollout,
-        `nominal` being that of y = 0; they then share a batch. None where they differ.
+      nominal: `x [H, X] -> (Score, known)`, the value, and the cost without an
+        adversary; and whatever else of x all attacks on it want to know, a pytree.
+      attacked: `x [H, X], y [H, Y], known -> (cost [C], margin [C])`.
     """
 
-    nominal: Callable[[Array], Score]
-    attacked: Callable[[Array, Array], tuple[Array, Array]]
-    joint: Callable[[Array, Array], Score] | None = None
+    nominal: Callable[[Array], tuple[Score, PyTree]]
+    attacked: Callable[[Array, Array, PyTree], tuple[Array, Array]]
+
+
+class _Agents(NamedTuple):
+    """Agents that were looked at without an adversary.
+
+    Attributes:
+      candidates: `[Ex, H, X]` and their scores.
+      known: leaves `[Ex, ...]`, of `Game.nominal`.
+    """
+
+    candidates: Candidates
+    known: PyTree
+
+    def pair(self, x: Array, y: Array) -> tuple[Array, Array, PyTree]:
+        """What `Game.attacked` takes of agent number `x` under adversary `y`."""
+        known = jax.tree.map(lambda leaf: leaf[x], self.known)
+        return self.candidates.actions[x], y, known
 
 
 class MinMaxState(NamedTuple):
@@ -130,7 +145,8 @@ class MinMax:
         def iterate(state: MinMaxState, inputs: tuple) -> tuple[MinMaxState, tuple]:
             key, std = inputs
             y_key, x_key = jax.random.split(key)
-            state, attack = self._y_step(y_key, state, state.x_elites, objective)
+            agents = self._agents(objective, state.x_elites)
+            state, attack = self._y_step(y_key, state, agents, objective)
             state, ordered = self._x_step(x_key, state, std, objective, constraint)
             info = {
                 "value": ordered.score.value[0],
@@ -146,15 +162,14 @@ class MinMax:
         state, (info, safest) = jax.lax.scan(iterate, state, (jnp.stack(keys), stds))
 
         finalists = jnp.concatenate([state.x_elites, state.x_mean[None], safest[-1:]])
-        finalists = jnp.clip(finalists, -1.0, 1.0)
+        agents = self._agents(objective, jnp.clip(finalists, -1.0, 1.0))
         if c.verify:
             # The adversaries of this attack stay in the archive, so that the next
             # decision starts from what beat this one.
-            state, attack = self._y_step(final_key, state, finalists, objective)
+            state, attack = self._y_step(final_key, state, agents, objective)
         else:
-            attack = self._attack(objective, finalists, state.archive)
-        nominal = gaussian.evaluate(objective.nominal, finalists, self.num_devices)
-        worst = self._worst(nominal, attack, mode="worst_case")
+            attack = self._attack(objective, agents, state.archive)
+        worst = self._worst(agents.candidates, attack, mode="worst_case")
         worst = gaussian.take(worst, constraint.order(worst.score))
         incumbent = gaussian.update_incumbent(
             gaussian.no_incumbent(c.horizon, self.x_dim, constraint),
@@ -165,9 +180,9 @@ class MinMax:
         return state._replace(x_mean=plan.actions), plan, info
 
     def _y_step(
-        self, key: Array, state: MinMaxState, agents: Array, game: Game
+        self, key: Array, state: MinMaxState, agents: _Agents, game: Game
     ) -> tuple[MinMaxState, _Attack]:
-        """The adversary answers `agents` `[Ex, H, X]`; returns all that was tried."""
+        """The adversary answers the agents; returns all that was tried."""
         c = self.config
         shape = (c.num_samples_y, c.horizon, self.y_dim)
         known = state.archive
@@ -213,7 +228,7 @@ class MinMax:
         archive = self._next_archive(attack, state.archive)
         return state._replace(y_mean=mean, archive=archive), attack
 
-    def _climb(self, game: Game, agents: Array, attack: _Attack) -> Array:
+    def _climb(self, game: Game, agents: _Agents, attack: _Attack) -> Array:
         """Adversaries on the way uphill from the worst, `[Ex C steps, H, Y]`.
 
         `y <- clip(y + size sign(d margin_c(x, y) / d y), -1, 1)` for each agent x and
@@ -228,7 +243,7 @@ class MinMax:
 
         def climb(y: Array, x: Array, constraint: Array) -> Array:
             def margin(y: Array) -> Array:
-                return game.attacked(x, y)[1][constraint]
+                return game.attacked(*agents.pair(x, y))[1][constraint]
 
             def step(y: Array, _: None) -> tuple[Array, Array]:
                 slope = jnp.sign(jnp.nan_to_num(jax.grad(margin)(y)))
@@ -238,7 +253,7 @@ class MinMax:
             return jax.lax.scan(step, y, None, c.gradient_steps)[1]
 
         start = attack.y[_worst_replies(attack)]
-        found = jax.vmap(climb)(start, agents[which_x], which_c)
+        found = jax.vmap(climb)(start, which_x, which_c)
         return found.reshape(-1, *found.shape[2:])
 
     def _x_step(
@@ -291,16 +306,14 @@ class MinMax:
 
     def _withstand(self, game: Game, agents: Array, archive: Array) -> Candidates:
         """Agents `[N, H, X]` scored against the archive."""
-        if game.joint is None:
-            nominal = gaussian.evaluate(game.nominal, agents, self.num_devices)
-            attack = self._attack(game, agents, archive)
-        else:
-            idle = jnp.zeros_like(archive[:1])
-            adversaries = jnp.concatenate([idle, archive])
-            score = self._play(game.joint, agents, adversaries)
-            nominal = gaussian.scored(agents, jax.tree.map(lambda leaf: leaf[0], score))
-            attack = _Attack.of(archive, score.cost[1:], score.margin[1:])
-        return self._worst(nominal, attack, self.config.mode)
+        looked_at = self._agents(game, agents)
+        attack = self._attack(game, looked_at, archive)
+        return self._worst(looked_at.candidates, attack, self.config.mode)
+
+    def _agents(self, game: Game, agents: Array) -> _Agents:
+        """Agents `[Ex, H, X]` without an adversary."""
+        score, known = mapped(game.nominal, self.num_devices)(agents)
+        return _Agents(gaussian.scored(agents, score), known)
 
     def _worst(self, nominal: Candidates, attack: _Attack, mode: str) -> Candidates:
         """Joins the value with the cost under attack."""
@@ -313,24 +326,18 @@ class MinMax:
             margin = jnp.maximum(score.margin, attack.margin.max(0))
         return Candidates(nominal.actions, Score(score.value, cost, margin))
 
-    def _attack(self, game: Game, agents: Array, adversaries: Array) -> _Attack:
-        """Every adversary `[N, H, Y]` against every agent `[Ex, H, X]`."""
-        harm = self._play(game.attacked, agents, adversaries)
-        return _Attack.of(adversaries, *harm)
-
-    def _play(
-        self, rollout: Callable[..., Any], agents: Array, adversaries: Array
-    ) -> PyTree:
-        """Every pair, leaves `[N, Ex, ...]`."""
+    def _attack(self, game: Game, agents: _Agents, adversaries: Array) -> _Attack:
+        """Every adversary `[N, H, Y]` against every agent."""
         # Every pair is a row, so that an uneven number of either still shares out.
-        numbers = (len(adversaries), len(agents))
+        numbers = (len(adversaries), len(agents.candidates.actions))
         which_y, which_x = jnp.divmod(jnp.arange(numbers[0] * numbers[1]), numbers[1])
 
-        def play(y: Array, x: Array) -> PyTree:
-            return rollout(agents[x], adversaries[y])
+        def play(y: Array, x: Array) -> tuple[Array, Array]:
+            return game.attacked(*agents.pair(x, adversaries[y]))
 
         rows = mapped(play, self.num_devices)(which_y, which_x)
-        return jax.tree.map(lambda leaf: leaf.reshape(*numbers, *leaf.shape[1:]), rows)
+        harm = (leaf.reshape(*numbers, *leaf.shape[1:]) for leaf in rows)
+        return _Attack.of(adversaries, *harm)
 
     def _next_archive(self, attack: _Attack, archive: Array) -> Array:
         """The adversaries that the next x-step must withstand."""
