@@ -13,9 +13,9 @@ from safex.config import MinMaxConfig
 from safex.constraints.feasible_first import FeasibleFirst
 from safex.constraints.rule import constrain
 from safex.envs.pendulum import Pendulum
-from safex.optimizers.minmax import Game, MinMax
+from safex.optimizers.minmax import MinMax
 from safex.types import Prediction, Score
-from tests.helpers import assert_close
+from tests.helpers import assert_close, game_of
 
 # Compiling takes far longer than running here: skip the optimisation.
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -33,9 +33,11 @@ def attacked(x, y):
     return jnp.maximum(margin - 0.5, 0.0), margin
 
 
-GAME = Game(
-    lambda x: Score(-jnp.sum(x**2), jnp.zeros(2), jnp.full(2, -jnp.inf)), attacked
-)
+def value(x):
+    return Score(-jnp.sum(x**2), jnp.zeros(2), jnp.full(2, -jnp.inf))
+
+
+GAME = game_of(value, attacked)
 
 
 def minmax(**settings):
@@ -50,7 +52,7 @@ def attack(game=GAME, y_dim=Y, **settings):
     @jit
     def run(key):
         agents = jnp.stack([jnp.zeros((H, 1)), jnp.full((H, 1), 0.5)])
-        return player._y_step(key, player.init(key), agents, game)
+        return player._y_step(key, player.init(key), player._agents(game, agents), game)
 
     return jax.device_get(run(KEY))
 
@@ -127,7 +129,7 @@ def test_a_gradient_that_is_not_finite_moves_nothing_and_wins_nothing():
         nan = jnp.sqrt(jnp.minimum(y.sum() ** 2, 0.0))  # 0, with a gradient of NaN
         return cost, margin + nan
 
-    _, found = attack(Game(GAME.nominal, broken), gradient_steps=2)
+    _, found = attack(game_of(value, broken), gradient_steps=2)
     assert np.isfinite(found.y).all()
     assert np.isfinite(found.margin).all()
 
@@ -155,15 +157,21 @@ def test_it_climbs_through_a_model_and_the_projection():
     agents = jnp.zeros((1, H, 1))
 
     def worst(player):
-        run = jit(lambda key: player._y_step(key, player.init(key), agents, game)[1])
-        return run(KEY).margin.max()
+        def run(key):
+            looked_at = player._agents(game, agents)
+            return player._y_step(key, player.init(key), looked_at, game)[1]
+
+        return jit(run)(KEY).margin.max()
 
     # No adversary does more than the best of all corners, found by hand.
     transition = rollout.hallucinated_transition(Model(), None, env, widths, 0.0)
     corners = MinMax(1, 3, MinMaxConfig(horizon=H))._corners()
-    by_corner = jit(
-        jax.vmap(lambda y: rollout.evaluate(env, transition, obs, agents[0], y).margin)
-    )(corners)
+
+    def by_hand(y):
+        push = rollout.Push(y)
+        return rollout.evaluate(env, transition, obs, agents[0], push).margin
+
+    by_corner = jit(jax.vmap(by_hand))(corners)
     sampled, climbed = worst(player), worst(steps)
     assert climbed > sampled
     assert climbed >= by_corner.max() - 1e-4

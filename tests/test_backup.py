@@ -100,7 +100,8 @@ def cart_score(terminal, actions=ACTIONS, width=0.0):
     model = Uncertain()
     transition = rollout.hallucinated_transition(model, CART, CART, width, 0.0)
     eta = jnp.tile(jnp.array([[1.0, 0.0]]), (len(actions), 1))
-    return rollout.evaluate(CART, transition, START, actions, eta, terminal=terminal)
+    push = rollout.Push(eta)
+    return rollout.evaluate(CART, transition, START, actions, push, terminal=terminal)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,8 +193,8 @@ def test_planners_ask_for_the_terminal_condition(planner):
         problem = planner.problem(KEY, CART, TrueDynamics(CART), situation)
         if not isinstance(planner, Pessimistic):
             return [problem(ACTIONS).cost]
-        attacked = problem.attacked(ACTIONS, jnp.zeros((2, 2)))[0]
-        return [problem.nominal(ACTIONS).cost, attacked]
+        score, known = problem.nominal(ACTIONS)
+        return [score.cost, problem.attacked(ACTIONS, jnp.zeros((2, 2)), known)[0]]
 
     assert planner.span == 2
     assert all(cost == 0.0 for cost in costs(planner))

@@ -103,7 +103,9 @@ def situation(episode=1, pessimism=0.0, optimism=0.0):
 
 def value(planner, episode=1):
     problem = planner.problem(KEY, LINE, MODEL, situation(episode))
-    return (problem if callable(problem) else problem.nominal)(ACTIONS).value
+    if callable(problem):
+        return problem(ACTIONS).value
+    return problem.nominal(ACTIONS)[0].value
 
 
 def test_information_gain_by_hand():
@@ -137,7 +139,9 @@ def test_actsafe_values_a_plan_by_the_std_along_it_and_leaves_the_attack_alone()
             ActSafe(H, exploration=ExplorationConfig("reward")),
         )
     ]
-    one, other = (game.attacked(ACTIONS, eta) for game in games)
+    one, other = (
+        game.attacked(ACTIONS, eta, game.nominal(ACTIONS)[1]) for game in games
+    )
     assert_close(one, other)
     assert one[0] > 0.0
 
@@ -164,7 +168,8 @@ def test_optimistic_information_hopes_for_a_path_that_tells_more():
     game = planner.problem(KEY, LINE, MODEL, situation(optimism=2.0))
 
     def hoped(luck):
-        return game.nominal(jnp.concatenate([jnp.full((H, 1), luck), ACTIONS], axis=1))
+        decision = jnp.concatenate([jnp.full((H, 1), luck), ACTIONS], axis=1)
+        return game.nominal(decision)[0]
 
     assert_close(hoped(0.0).value, jnp.float32(GAIN))
     assert hoped(1.0).value > GAIN > hoped(-1.0).value

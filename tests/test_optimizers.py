@@ -16,9 +16,9 @@ from safex.constraints.unconstrained import Unconstrained
 from safex.optimizers import gaussian
 from safex.optimizers.cem import CEM
 from safex.optimizers.icem import ICEM, ICEMState
-from safex.optimizers.minmax import Game, MinMax, _Attack
+from safex.optimizers.minmax import MinMax, _Attack
 from safex.types import Score
-from tests.helpers import assert_close
+from tests.helpers import assert_close, game_of
 
 # Compiling takes far longer than running here: skip the optimisation.
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -446,7 +446,7 @@ def game(rules):
         f = harm(jnp.atleast_2d(rules.weights), x, y)
         return (1.0 - rules.hidden) * jnp.maximum(f, rules.least), f
 
-    return Game(nominal, attacked)
+    return game_of(nominal, attacked)
 
 
 class Referee:
@@ -803,7 +803,7 @@ def test_a_rollout_that_diverges_is_not_safe():
     constraint = constrain(FeasibleFirst())
     _, plan, _ = jit(
         lambda key, state: optimizer.optimize(
-            key, state, Game(nominal, attacked), constraint
+            key, state, game_of(nominal, attacked), constraint
         )
     )(KEY, optimizer.init(KEY))
     assert plan.feasible

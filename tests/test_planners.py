@@ -27,7 +27,7 @@ from safex.config import (
 )
 from safex.constraints.feasible_first import FeasibleFirst
 from safex.constraints.penalty import Penalty
-from safex.constraints.rule import Constraint, Rule
+from safex.constraints.rule import Rule
 from safex.models.true_dynamics import TrueDynamics
 from safex.optimizers.cem import CEM
 from safex.optimizers.minmax import MinMax
@@ -123,13 +123,14 @@ def attacked(planner, pessimism, decision=ACTIONS, **widths):
     corners = jnp.array(list(itertools.product((-1.0, 1.0), repeat=2)))
     etas = jnp.broadcast_to(corners[:, None], (4, H, 2))
     game = problem(planner, pessimism=pessimism, **widths)
-    return jax.vmap(functools.partial(game.attacked, decision))(etas)
+    known = game.nominal(decision)[1]
+    return jax.vmap(lambda eta: game.attacked(decision, eta, known))(etas)
 
 
 def test_pessimism_changes_the_attack_and_never_the_value():
     planner = Pessimistic(H, "MEAN", 1)
     for width in (0.0, 3.0):
-        nominal = problem(planner, pessimism=width).nominal(ACTIONS)
+        nominal, _ = problem(planner, pessimism=width).nominal(ACTIONS)
         assert_close(tuple(nominal), (MEAN_VALUE, MEAN_COST, MEAN_MARGIN))
 
 
@@ -165,29 +166,47 @@ def test_what_the_backup_does_is_paid_for_as_well():
     env = BackedLine(2.0, 10.0)
     situated = situation(2.0, pes_steps=2.0)
     eta = jnp.ones((H, 2))
-    found = planner.problem(KEY, env, DRIFT, situated).attacked(ACTIONS, eta)
-    free = planner.problem(KEY, env, DRIFT, situation(2.0 * (2 / 8) ** 0.5))
-    assert_close(found, free.attacked(ACTIONS, eta))
+
+    def found(situated):
+        game = planner.problem(KEY, env, DRIFT, situated)
+        return game.attacked(ACTIONS, eta, game.nominal(ACTIONS)[1])
+
+    assert_close(found(situated), found(situation(2.0 * (2 / 8) ** 0.5)))
 
 
-def test_the_value_of_a_game_is_that_of_an_adversary_who_does_nothing():
+def test_an_adversary_who_does_nothing_leaves_the_nominal_rollout():
     game = problem(Pessimistic(H, noise_alpha=3.0), pessimism=2.0)
-    assert_close(game.joint(ACTIONS, jnp.zeros((H, 2))), game.nominal(ACTIONS))
-    eta = jnp.ones((H, 2))
-    assert_close(tuple(game.joint(ACTIONS, eta)[1:]), game.attacked(ACTIONS, eta))
-    assert problem(Pessimistic(H, "DIST", P)).joint is None
+    score, known = game.nominal(ACTIONS)
+    found = game.attacked(ACTIONS, jnp.zeros((H, 2)), known)
+    assert_close(found, (score.cost, score.margin))
 
 
-def test_a_batch_for_both_finds_the_plan_of_one_for_each():
-    game = problem(Pessimistic(H, noise_alpha=3.0), pessimism=2.0)
-    search = MinMax(1, 2, MinMaxConfig(horizon=H, num_samples_x=8, num_samples_y=6))
-    constraint = Constraint(jnp.array([8.0, 0.0]), (), FeasibleFirst())
-    plans = [
-        search.optimize(KEY, search.init(KEY), game, constraint)[1]
-        for game in (game, game._replace(joint=None))
-    ]
-    assert plans[0].actions.any()
-    assert_close(*(tuple(plan) for plan in plans))
+class Growing(Drift):
+    """As uncertain as the line's position is far from 0."""
+
+    def predict(self, state, obs, action):
+        prediction = super().predict(state, obs, action)
+        std = jnp.array([0.5, 0.0]) * jnp.abs(obs[0])
+        return prediction._replace(epistemic_std=std, aleatoric_std=jnp.zeros(2))
+
+
+@pytest.mark.parametrize("along", ["plan", "attack"])
+@pytest.mark.parametrize("optimistic", [False, True])
+def test_pushes_go_by_the_stds_of_the_plan_or_of_where_they_led(along, optimistic):
+    planner, decision = Pessimistic(H, std_along=along), ACTIONS
+    if optimistic:
+        planner = dataclasses.replace(OPTIMISTIC, std_along=along)
+        decision = luck(0.0)
+    game = planner.problem(KEY, LINE, Growing(), situation(1.0))
+    known = game.nominal(decision)[1]
+    _, margin = game.attacked(decision, jnp.ones((H, 2)), known)
+    plan, path = [START[0], *MEAN_PATH[:2, 0]], []
+    position = START[0]
+    for where, move in zip(plan, np.diff([START[0], *MEAN_PATH[:, 0]]), strict=True):
+        std = 0.5 * abs(where if along == "plan" else position)
+        position = position + move + std
+        path.append(position)
+    assert_close(margin[0], np.maximum(np.array(path) - 2.0, 0.0).sum())
 
 
 def test_more_pessimism_never_promises_less_cost():
@@ -212,7 +231,11 @@ def test_optimist_acts_with_the_actions_alone():
 
 
 def test_optimist_hopes_for_the_value_and_leaves_the_cost_to_the_adversary():
-    nominal = problem(OPTIMISTIC, optimism=2.0, pessimism=9.0).nominal
+    game = problem(OPTIMISTIC, optimism=2.0, pessimism=9.0)
+
+    def nominal(decision):
+        return game.nominal(decision)[0]
+
     plain = nominal(luck([0.0, 0.0]))
     assert_close(plain.value, np.float32(MEAN_VALUE))
     for eta, sign in (([1.0, 1.0], 1), ([-1.0, 1.0], -1)):

@@ -182,7 +182,7 @@ def hallucinated(width, noise_width, eta):
     transition = rollout.hallucinated_transition(
         Drift(), 0.0, LINE, jnp.asarray(width), noise_width
     )
-    return transition(START, ACTIONS[0], jnp.asarray(eta))
+    return transition(START, ACTIONS[0], rollout.Push(jnp.asarray(eta)))
 
 
 def test_no_adversary_gives_the_mean():
@@ -202,9 +202,27 @@ def test_width_may_differ_between_dimensions():
     assert_close(outcome.next_obs, MEAN_PATH[0] + np.array([0.0, 2.0]) * EP)
 
 
+def test_a_push_may_bring_stds_of_its_own():
+    transition = rollout.hallucinated_transition(Drift(), 0.0, LINE, 3.0, 2.0)
+    stds = rollout.Stds(jnp.array([0.5, 0.0]), jnp.array([0.0, 0.25]))
+    outcome = transition(START, ACTIONS[0], rollout.Push(jnp.ones(2), stds))
+    assert_close(outcome.next_obs, MEAN_PATH[0] + np.array([1.5, 0.0]))
+    assert_close(outcome.judged_obs, MEAN_PATH[0] + np.array([1.5, 0.5]))
+
+
+def test_the_mean_is_scored_as_ever_and_its_stds_are_kept():
+    transition = rollout.mean_transition(Drift(), 0.0, LINE)
+    score, stds = rollout.trace(LINE, transition, START, ACTIONS, None)
+    plain = rollout.evaluate(LINE, sampled("MEAN"), START, ACTIONS, no_noise())
+    assert_close(score, plain)
+    assert_close(tuple(stds), (np.tile(EP, (H, 1)), np.tile(AL, (H, 1))))
+
+
 def test_epistemic_moves_add_up_and_aleatoric_ones_do_not():
     transition = rollout.hallucinated_transition(Drift(), 0.0, LINE, 1.0, 2.0)
-    path = rollout.trajectory(transition, START, ACTIONS, jnp.ones((H, 2)))
+    path = rollout.trajectory(
+        transition, START, ACTIONS, rollout.Push(jnp.ones((H, 2)))
+    )
     steps = np.array([[1.0], [2.0], [3.0]])
     assert_close(path, MEAN_PATH + steps * EP + 2.0 * AL)
 
@@ -249,7 +267,8 @@ def test_margin_of_a_safe_path_is_its_closest_call():
 
 def test_reward_and_cost_are_judged_where_the_adversary_says():
     transition = rollout.hallucinated_transition(Drift(), 0.0, LINE, 0.0, 2.0)
-    score = rollout.evaluate(LINE, transition, START, ACTIONS, jnp.ones((H, 2)))
+    push = rollout.Push(jnp.ones((H, 2)))
+    score = rollout.evaluate(LINE, transition, START, ACTIONS, push)
     extra = 2.0 * AL[0]  # at next_obs alone: it is not carried to the next obs
     assert_close(score.value, (207.5 + 241.5 + 173.5) / 3.0 + extra)
     excess = 1.5 + 0.5 + 2.5 + 3.0 * extra
@@ -315,6 +334,7 @@ def test_imagined_states_are_on_the_unit_circle(pendulum, swing, adversary):
         transition = rollout.hallucinated_transition(
             model, pendulum, pendulum, 50.0, 1.0
         )
+        inputs = rollout.Push(inputs)
     else:
         transition = sampled("DIST", model, pendulum, pendulum)
         inputs = Noise(inputs, jnp.zeros(10, jnp.int32))

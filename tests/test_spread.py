@@ -12,10 +12,10 @@ from safex.constraints.feasible_first import FeasibleFirst
 from safex.constraints.rule import constrain
 from safex.optimizers.cem import CEM
 from safex.optimizers.icem import ICEM
-from safex.optimizers.minmax import Game, MinMax
+from safex.optimizers.minmax import MinMax
 from safex.optimizers.spread import mapped, replicate
 from safex.types import Score
-from tests.helpers import assert_close
+from tests.helpers import assert_close, game_of
 
 
 def margins(total):
@@ -93,7 +93,7 @@ def test_the_game_is_played_the_same_on_two_devices():
         search = MinMax(2, 3, config, devices)
         run = jit(
             lambda key, search=search: search.optimize(
-                key, search.init(key), Game(score, attacked), CONSTRAINT
+                key, search.init(key), game_of(score, attacked), CONSTRAINT
             )
         )
         plans.append(run(jax.random.key(1))[1])

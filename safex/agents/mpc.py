@@ -391,7 +391,7 @@ class MPCAgent:
         actions: Array,
         terminal: TerminalConfig = rollout.NO_TERMINAL,
     ) -> rollout.Stds | None:
-        """Those that an adversary of `actions` `[H, A]` pushes by, as in the planner."""
+        """Those an adversary of `actions` `[H, A]` pushes by, as in the planner."""
         if getattr(self.planner, "std_along", "plan") == "attack":
             return None
         transition = rollout.mean_transition(self.model, state.model_state, self.env)
