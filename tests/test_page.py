@@ -9,6 +9,8 @@ import pytest
 
 from experiments.report import main
 from safex.errors import ResultsError
+from safex.training.certificate import certify
+from safex.training.model_free_report import _Seed, _training_certificate
 from safex.training.page import tag, write_page
 from safex.training.results import config_differences, read_all, read_results
 from safex.training.video import write_video
@@ -218,6 +220,55 @@ def test_older_runs_without_a_certificate_get_theirs(tmp_path):
     write_page(run / "report.html", read_all([run], None))
     text = Reader(run / "report.html").text
     assert "1 of 2 planned episodes broke their budget" in text
+
+
+def test_training_without_a_model_has_a_certificate_of_its_own(tmp_path):
+    """In the order in which episodes ended, whatever the number of each seed's."""
+
+    def seed(*costs):
+        episodes = [
+            {"phase": phase, "complete": complete, "cost_return": [cost]}
+            for phase, complete, cost in costs
+        ]
+        return _Seed([], episodes, [], [])
+
+    class Info:
+        cost_budget = (4.0,)
+
+    read = [
+        seed(
+            ("random", True, 9.0),
+            ("train", True, 4.0),
+            ("train", True, 5.0),
+            ("train", False, 9.0),
+        ),
+        seed(("train", True, 6.0)),
+    ]
+    training = _training_certificate(read, Info)
+    assert training == certify([[False, True], [True]]).plain()
+    assert _training_certificate([seed(("random", True, 9.0))], Info) is None
+
+    best = {"return": 1.0, "within_budget": True}
+    costs = {"evaluation": {"cost": [0.0]}, "best": best}
+    entry = seed_of(1, [0, 2, 0], [0.0, 1.0]) | costs
+    changes = {"model": "model_free", "method": "sac_lag", "total_steps": 9}
+    evaluation = certify([[False] * 5]).plain()
+    run = write_run(tmp_path / "a", [entry], **changes)
+    summary = json.loads((run / "summary.json").read_text())
+    summary |= {"certificate": evaluation, "training_certificate": training}
+    (run / "summary.json").write_text(json.dumps(summary))
+    write_page(run / "report.html", read_all([run], None))
+    text = Reader(run / "report.html").text
+    assert "0 of 5 episodes of the last evaluations broke their budget" in text
+    assert "2 of 3 training episodes broke their budget" in text
+    assert f"{100 * training['sequence'][-1]:.1f} % on average" in text
+    # Side by side it is training that counts, as of those with a model.
+    write_page(tmp_path / "all.html", read_all([run, _planned(tmp_path)], None))
+    assert "2 of 3" in Reader(tmp_path / "all.html").row("sac_lag")
+
+
+def _planned(folder):
+    return write_run(folder / "b", [seed_of(1, [0, 1, 0], [0.0, 1.0])])
 
 
 def test_a_run_is_refused_that_lacks_its_seeds(tmp_path):
