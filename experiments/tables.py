@@ -104,7 +104,7 @@ def _best(values: Mapping[str, Any]) -> str:
     best = values.get("best")
     if best is None:
         return ""
-    return f"{best['return']:.1f}" if best["within_budget"] else "none"
+    return f"{best['return']:z.1f}" if best["within_budget"] else "none"
 
 
 def _columns(limits: Sequence[Mapping[str, Any]], allowed: bool) -> list[_Column]:
@@ -134,7 +134,7 @@ def _number(heading: str, *keys: str | int, spec: str = "g") -> _Column:
     def cell(values: Any) -> str:
         for key in keys:
             values = values[key]
-        return format(values, spec)
+        return format(values, f"z{spec}")
 
     return _Column(heading, cell)
 

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from experiments.report import main
+from experiments.tables import _number as _column
 from safex.errors import ResultsError
 from safex.training.certificate import certify
 from safex.training.model_free_report import _Seed, _training_certificate
-from safex.training.page import tag, write_page
+from safex.training.page import _number, tag, write_page
 from safex.training.results import config_differences, read_all, read_results
 from safex.training.video import write_video
 from tests.browser import opened
@@ -135,6 +136,13 @@ def test_what_files_say_is_text(tmp_path):
     page = Reader(run / "report.html")
     assert not page.of("script") and not page.of("img")
     assert page.text.count("onerror") > 5
+
+
+def test_what_rounds_to_zero_has_no_sign():
+    assert (_number(-0.04), _number(-0.06), _number(3)) == ("0", "-0.1", "3")
+    column = _column("return", "final_return", spec=".1f")
+    assert column.cell({"final_return": -0.04}) == "0.0"
+    assert _column("seed", "steps").cell({"steps": 3}) == "3"
 
 
 def test_elements_escape_all_but_elements():

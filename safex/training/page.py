@@ -713,7 +713,7 @@ def _table(
 
 
 def _number(value: Any) -> str:
-    return f"{value:.1f}".removesuffix(".0")
+    return f"{value:z.1f}".removesuffix(".0")
 
 
 def _plain(value: Any) -> str:
