@@ -431,7 +431,9 @@ DAMAGES = {
 
 def files(lab: Lab, options: argparse.Namespace) -> Iterator[Row]:
     """Each file of a finished and of an unfinished run, damaged in each way."""
-    for state, make in (("unfinished", lab.unfinished), ("finished", lab.finished)):
+    makers = {"unfinished": lab.unfinished, "finished": lab.finished}
+    for state in options.state or makers:
+        make = makers[state]
         example = make()
         names = sorted(
             str(path.relative_to(example))
@@ -455,6 +457,7 @@ def files(lab: Lab, options: argparse.Namespace) -> Iterator[Row]:
                 if outcome.startswith(("FAILED", "one")):
                     outcome = f"{outcome} ({Path(name).name})"
                 outcomes.append(outcome)
+                print(f"  {damage}: {name}: {outcome}", flush=True)
                 _clean(job, outcome)
             if not outcomes:
                 continue
@@ -775,6 +778,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="run again after damage to N files, drawn at random, of each state and "
         "kind of damage (default: all); of the others of a finished run only look "
         "whether the damage is found",
+    )
+    parser.add_argument(
+        "--state",
+        nargs="+",
+        choices=["unfinished", "finished"],
+        help="of the runs whose files are damaged (default: both)",
     )
     parser.add_argument(
         "--flips", type=int, default=3, help="bits tried in each file (default: 3)"

@@ -2,26 +2,29 @@
 
     python experiments/compare.py DIR DIR ... [--labels a b] [--out FOLDER] [--level L]
 
-Each DIR is a folder with a `summary.json`, or the parent of such folders, of which the
-latest is taken. Every run is a row; runs of one and the same experiment that are given
-the same label are pooled into one. Writes `comparison.csv`, `comparison.md` and as png
-and pdf the figures `comparison` (means, intervals, worst seeds), `pareto` (violations
-against return) and `profiles` (the share of seeds beyond each value); of several rows
-also `improvement`, how probably a seed of one is better than a seed of the other, with
-its numbers in `improvement.csv`.
+Each DIR is a finished run, a job with a grid (every point of it is a row), or the
+parent of runs, of which the latest is taken. Every run is a row; runs of one and the
+same experiment that are given the same label are pooled into one. Writes
+`comparison.csv`, `comparison.md` and as png and pdf the figures `comparison` (means,
+intervals, worst seeds), `pareto` (violations against return) and `profiles` (the share
+of seeds beyond each value); of several rows also `improvement`, how probably a seed of
+one is better than a seed of the other, with its numbers in `improvement.csv`.
 """
 
 import argparse
 import csv
 import dataclasses
 import itertools
-import json
 import math
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from safex.errors import ResultsError, SafexError
 
 if TYPE_CHECKING:
     from safex.training.statistics import Estimate, Improvement
@@ -99,21 +102,17 @@ def _plain(
     return Metric(name, (name,), title, worst, 1, shown=shown)
 
 
-class CompareError(Exception):
-    """What the user gave cannot be compared; the message says what to change."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Run:
     """One results folder.
 
     Attributes:
-      path: its `summary.json`.
+      folder: where it lies.
       summary: what stands in it.
       values: per metric name one value per seed, None where a seed has none.
     """
 
-    path: Path
+    folder: Path
     summary: Mapping[str, Any]
     values: Mapping[str, tuple[float | None, ...]]
 
@@ -140,13 +139,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parse(argv)
     try:
         if not 0.0 < args.level < 1.0:
-            raise CompareError(f"--level must be in (0, 1), got {args.level:g}")
-        runs = [_read(_find(folder)) for folder in args.folders]
+            raise ResultsError(f"--level must be in (0, 1), got {args.level:g}")
+        runs, labels = _find(args.folders, args.labels)
         _check_comparable(runs)
-        rows = _rows(runs, _labels(runs, args.labels), args.level)
-        _write(rows, args.out, args.level)
-    except (CompareError, OSError) as error:
-        print(f"compare: error: {error}", file=sys.stderr)
+        _write(_rows(runs, labels, args.level), args.out, args.level)
+    except (SafexError, OSError) as error:
+        print(f"safex: {error}", file=sys.stderr)
         return 2
     return 0
 
@@ -181,64 +179,55 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _find(folder: Path) -> Path:
-    """The summary in `folder`, or the latest one a level below it."""
-    if not folder.is_dir():
-        raise CompareError(f"{folder} is not a folder")
-    own = folder / "summary.json"
-    if own.is_file():
-        return own
-    below = list(folder.glob("*/summary.json"))
-    if not below:
-        raise CompareError(f"no summary.json in {folder} nor one level below it")
-    latest = max(below, key=lambda path: (path.stat().st_mtime_ns, path))
-    if len(below) > 1:
-        print(
-            f"compare: {folder} holds {len(below)} runs, taking the latest, "
-            f"{latest.parent.name}",
-            file=sys.stderr,
-        )
-    return latest
+def _find(
+    folders: Sequence[Path], given: Sequence[str] | None
+) -> tuple[list[Run], list[str]]:
+    """The runs that folders stand for, and a label for each."""
+    from safex.training.results import (  # noqa: PLC0415, after --help
+        find_results,
+        name_of,
+        names_apart,
+    )
+
+    if given is not None and len(given) != len(folders):
+        raise ResultsError(f"{len(given)} labels for {len(folders)} folders")
+    found = [find_results(folder) for folder in folders]
+    for folder, runs in zip(folders, found, strict=True):
+        jobs = [*folder.glob("*/summary.json"), *folder.glob("*/grid.json")]
+        is_one = (folder / "config.yaml").is_file() or runs[0] == folder
+        if len(jobs) > 1 and not is_one:
+            latest = runs[0].relative_to(folder).parts[0]
+            print(
+                f"safex: {folder} holds {len(jobs)} runs, taking the latest, {latest}",
+                file=sys.stderr,
+            )
+    read = [_read(run) for runs in found for run in runs]
+    if given is None:
+        names = [name_of(run.summary) for run in read]
+        return read, names_apart(names, [run.folder.resolve() for run in read])
+    return read, [
+        label if len(runs) == 1 else f"{label} {run.name}"
+        for label, runs in zip(given, found, strict=True)
+        for run in runs
+    ]
 
 
-def _read(path: Path) -> Run:
-    try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CompareError(f"{path} is not JSON: {error}") from error
-    for key in (*SAME_EXPERIMENT, "num_seeds", "seeds"):
+def _read(folder: Path) -> Run:
+    from safex.training.results import read_summary  # noqa: PLC0415, after --help
+
+    path, summary = folder / "summary.json", read_summary(folder)
+    for key in SAME_EXPERIMENT:
         _get(path, summary, (key,))
-    _check_limits(path, summary)
-    seeds = summary["seeds"]
-    if not isinstance(seeds, list) or not seeds or len(seeds) != summary["num_seeds"]:
-        count = len(seeds) if isinstance(seeds, list) else seeds
-        raise CompareError(
-            f"{path}: num_seeds is {summary['num_seeds']}, seeds holds {count}"
-        )
-    for s in range(len(seeds)):
+    count = len(summary["seeds"])
+    for s in range(count):
         _get(path, summary, ("seeds", s, "seed"))
     values = {
         metric.name: tuple(
-            _number(path, summary, ("seeds", s, *metric.keys))
-            for s in range(len(seeds))
+            _number(path, summary, ("seeds", s, *metric.keys)) for s in range(count)
         )
         for metric in _metrics([summary["limits"]])
     }
-    return Run(path, summary, values)
-
-
-def _check_limits(path: Path, summary: Any) -> None:
-    limits = summary["limits"]
-    if not isinstance(limits, list) or not limits:
-        raise CompareError(f"{path}: limits must be a list of limits, got {limits!r}")
-    for c in range(len(limits)):
-        for key in ("name", "unit"):
-            _get(path, summary, ("limits", c, key))
-        for key in ("value", "cost_budget"):
-            if _number(path, summary, ("limits", c, key)) is None:
-                raise CompareError(
-                    f"{path}: limits.{c}.{key} must be a number, got null"
-                )
+    return Run(folder, summary, values)
 
 
 def _get(path: Path, summary: Any, keys: tuple[str | int, ...]) -> Any:
@@ -250,7 +239,7 @@ def _get(path: Path, summary: Any, keys: tuple[str | int, ...]) -> Any:
         try:
             value = value[key]
         except (KeyError, IndexError, TypeError):
-            raise CompareError(f"{path} has no key {_dotted(keys)}") from None
+            raise ResultsError(f"{path} has no key {_dotted(keys)}") from None
     return value
 
 
@@ -259,7 +248,7 @@ def _number(path: Path, summary: Any, keys: tuple[str | int, ...]) -> float | No
     if value is None:
         return None
     if not isinstance(value, int | float) or not math.isfinite(value):
-        raise CompareError(f"{path}: {_dotted(keys)} must be a number, got {value!r}")
+        raise ResultsError(f"{path}: {_dotted(keys)} must be a number, got {value!r}")
     return float(value)
 
 
@@ -268,51 +257,20 @@ def _dotted(keys: Sequence[str | int]) -> str:
 
 
 def _check_comparable(runs: Sequence[Run]) -> None:
-    environments: dict[str, Path] = {}
-    for run in runs:
-        named = ", ".join(
-            f"{limit['name']} [{limit['unit']}]" for limit in run.summary["limits"]
-        )
-        # Limits on other things are another task, though the system be the same.
-        name = f"{run.summary['env']} with limits on {named}"
-        environments.setdefault(name, run.path.parent)
-    if len(environments) > 1:
-        found = "; ".join(f"{env} in {path}" for env, path in environments.items())
-        raise CompareError(f"runs of different environments: {found}")
+    from safex.training.results import check_one_task  # noqa: PLC0415, after --help
+
+    check_one_task({run.folder: run.summary for run in runs})
     for key, what in (("value", "limits"), ("cost_budget", "cost budgets")):
         values = sorted({_listed(run.summary["limits"], key) for run in runs})
         if len(values) > 1:
             print(
-                f"compare: the runs have different {what}: {', '.join(values)}",
+                f"safex: the runs have different {what}: {', '.join(values)}",
                 file=sys.stderr,
             )
 
 
 def _listed(limits: Sequence[Mapping[str, Any]], key: str) -> str:
     return " and ".join(f"{limit[key]:g}" for limit in limits)
-
-
-def _labels(runs: Sequence[Run], given: Sequence[str] | None) -> list[str]:
-    """The given labels, or method and model, made unique by the folder's name."""
-    if given is not None:
-        if len(given) != len(runs):
-            raise CompareError(f"{len(given)} labels for {len(runs)} folders")
-        return list(given)
-    labels = [_name(run.summary) for run in runs]
-    for name in ("folder", "path"):
-        counts = Counter(labels)
-        for i, run in enumerate(runs):
-            if counts[labels[i]] > 1:
-                folder = run.path.parent.resolve()
-                suffix = folder.name if name == "folder" else str(folder)
-                labels[i] = f"{labels[i]} ({suffix})"
-    return labels
-
-
-def _name(summary: Mapping[str, Any]) -> str:
-    """Method and model, where there is one."""
-    alone = summary["model"] == "model_free"
-    return summary["method"] if alone else f"{summary['method']} {summary['model']}"
 
 
 def _rows(runs: Sequence[Run], labels: Sequence[str], level: float) -> list[Row]:
@@ -330,14 +288,14 @@ def _check_poolable(label: str, group: Sequence[Run]) -> None:
         for key in SAME_EXPERIMENT:
             here, there = run.summary[key], first.summary[key]
             if here != there:
-                raise CompareError(
+                raise ResultsError(
                     f"label {label!r} pools different experiments: {key} is {there} in "
-                    f"{first.path.parent}, {here} in {run.path.parent}"
+                    f"{first.folder}, {here} in {run.folder}"
                 )
     counts = Counter(entry["seed"] for run in group for entry in run.summary["seeds"])
     twice = sorted(str(seed) for seed, count in counts.items() if count > 1)
     if twice:
-        raise CompareError(f"label {label!r} counts seed {', '.join(twice)} twice")
+        raise ResultsError(f"label {label!r} counts seed {', '.join(twice)} twice")
 
 
 def _row(label: str, group: tuple[Run, ...], level: float) -> Row:
@@ -450,7 +408,7 @@ def _improvements(rows: Sequence[Row], level: float) -> list[Pair]:
 def _values(row: Row, name: str) -> tuple[float, ...]:
     found = row.estimates[name]
     if found is None:
-        raise CompareError(f"{row.label} lacks {name} of a seed")
+        raise ResultsError(f"{row.label} lacks {name} of a seed")
     return found.values
 
 
@@ -588,7 +546,7 @@ def _write_csv(path: Path, rows: Sequence[Row], metrics: Sequence[Metric]) -> No
                 line += ["" if math.isnan(part) else part for part in parts]
             revisions = {str(run.summary.get("revision", "")): None for run in row.runs}
             line.append(" ".join(revisions))
-            line.append(" ".join(str(run.path.parent) for run in row.runs))
+            line.append(" ".join(str(run.folder) for run in row.runs))
             writer.writerow(line)
 
 

@@ -14,12 +14,14 @@ import safex
 from experiments.configuration import (
     Experiment,
     differences,
+    fingerprint,
     numbers_of,
     plain_of,
 )
 from experiments.engines.queue import queued_jobs
 from experiments.locks import LOCK, lock, lock_holder
 from safex.errors import ResultsError
+from safex.training.checkpoint import fingerprint_of
 from safex.training.files import write_text
 
 _ROOT = Path(__file__).resolve().parents[1]
@@ -91,6 +93,8 @@ def _check_same_run(folder: Path, config: Experiment) -> None:
     ):
         return
     saved = _saved_numbers(folder)
+    if saved is None and _of_its_checkpoints(folder, config):
+        return
     if saved is None:
         raise ResultsError(
             f"results_dir {folder} is not empty and has no readable config.json of a "
@@ -106,6 +110,21 @@ def _check_same_run(folder: Path, config: Experiment) -> None:
             f"results_dir {folder} holds another configuration's run ({shown}{more}); "
             "choose another folder, or set these back to go on with that run"
         )
+
+
+def _of_its_checkpoints(folder: Path, config: Experiment) -> bool:
+    """Whether every checkpoint in a folder, of which there are some, is of this run.
+
+    Each has the fingerprint of its configuration, so a damaged `config.json` can be
+    written again.
+    """
+    from experiments.grid import expand  # noqa: PLC0415 - imports JAX
+
+    ours = {folder / point.name: fingerprint(point.config) for point in expand(config)}
+    found = list(folder.rglob("seed_*/checkpoints/*.ckpt"))
+    return bool(found) and all(
+        fingerprint_of(path) == ours.get(path.parents[2]) for path in found
+    )
 
 
 def _saved_numbers(folder: Path) -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from safex.training.page import certified
+from safex.training.page import certified, certified_without_model
 from safex.training.plots.style import pretty
 
 # With more columns than this they go closer together, to fit 80 characters.
@@ -55,7 +55,6 @@ def model_free_table(summary: Mapping[str, Any]) -> Table:
     """The same of agents without a model, with the last evaluation and the best."""
     limits = summary["limits"]
     several = len(limits) > 1
-    certificate = summary["certificate"]
     columns = [
         _Column("seed", lambda values: values["seed"]),
         _number("violating\nsteps", "training_violating_steps"),
@@ -76,12 +75,11 @@ def model_free_table(summary: Mapping[str, Any]) -> Table:
         box=box.SIMPLE_HEAD,
         title=f"{summary['method']} on {summary['env']}, "
         f"{summary['total_steps']} steps",
-        caption="random: in the random phase; excess: the worst over the limit; over "
+        caption=f"{certified_without_model(summary)}\n"
+        "random: in the random phase; excess: the worst over the limit; over "
         "budget: episodes of training; final: mean of the last evaluation by the "
         "deterministic policy; best within: return of the best agent that an "
-        "evaluation found within its budget\n"
-        f"{certificate['over_budget']} of {certificate['episodes']} episodes of the "
-        "last evaluations broke their budget, which the agents hold on average",
+        "evaluation found within its budget",
         collapse_padding=True,
     )
     for column in columns:
@@ -106,7 +104,7 @@ def _best(values: Mapping[str, Any]) -> str:
     best = values.get("best")
     if best is None:
         return ""
-    return f"{best['return']:.1f}" if best["within_budget"] else "none"
+    return f"{best['return']:z.1f}" if best["within_budget"] else "none"
 
 
 def _columns(limits: Sequence[Mapping[str, Any]], allowed: bool) -> list[_Column]:
@@ -136,7 +134,7 @@ def _number(heading: str, *keys: str | int, spec: str = "g") -> _Column:
     def cell(values: Any) -> str:
         for key in keys:
             values = values[key]
-        return format(values, spec)
+        return format(values, f"z{spec}")
 
     return _Column(heading, cell)
 

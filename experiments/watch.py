@@ -64,6 +64,7 @@ class Watched(NamedTuple):
 
     Attributes:
       folder: where it lies.
+      counted: what its seeds count, `episode` or `step`.
       episodes: planned ones, or the steps of an agent without a model; None where the
         configuration cannot be read.
       state: `done`, `running`, `queued` by SLURM, `stopped` or `waiting`.
@@ -72,6 +73,7 @@ class Watched(NamedTuple):
     """
 
     folder: Path
+    counted: str
     episodes: int | None
     state: str
     pid: int | None
@@ -169,7 +171,8 @@ def _look(folder: Path) -> Watched:
     else:
         state = "stopped" if indices else "waiting"
     pid = pid if state == "running" else None
-    return Watched(folder, steps or episodes, state, pid, seeds)
+    counts = "episode" if steps is None else "step"
+    return Watched(folder, counts, steps or episodes, state, pid, seeds)
 
 
 def _whole(section: Any, key: str, most: int = 1_000_000) -> int | None:
@@ -272,7 +275,9 @@ def table(runs: Sequence[Watched], root: Path) -> "Table":
     several = len(runs) > 1
     if several:
         made.add_column("run", overflow="fold")
-    for heading in ("seed", "episode", "return", "violations\nso far", "last\nchange"):
+    # Those of a planner first, where there are both.
+    counted = "\nor ".join(sorted({run.counted for run in runs})) or "episode"
+    for heading in ("seed", counted, "return", "violations\nso far", "last\nchange"):
         made.add_column(heading, justify="right")
     made.add_column("state")
     for run in runs:

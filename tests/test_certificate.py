@@ -81,6 +81,13 @@ def test_seeds_are_read_episode_by_episode():
     np.testing.assert_array_equal(found.sequence, confidence_sequence(in_order, 0.9))
 
 
+def test_runs_may_have_other_numbers_of_episodes():
+    found = certify([[True, False, True], [], [False]], 0.9)
+    assert (found.episodes, found.over_budget) == (4, 2)
+    in_order = [True, False, False, True]
+    np.testing.assert_array_equal(found.sequence, confidence_sequence(in_order, 0.9))
+
+
 @pytest.mark.parametrize("level", [0.0, 1.0, 95])
 def test_an_impossible_level_is_named(level):
     with pytest.raises(ValueError, match=r"level must be in \(0, 1\)"):
@@ -90,5 +97,7 @@ def test_an_impossible_level_is_named(level):
 def test_nothing_can_be_said_of_no_episode():
     with pytest.raises(ValueError, match="not empty"):
         certify(np.zeros((2, 0), bool))
+    with pytest.raises(ValueError, match="not empty"):
+        certify([[[True]], [[False]]])
     with pytest.raises(ValueError, match="3 failures in 2 trials"):
         binomial_bound(3, 2)

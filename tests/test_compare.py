@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from experiments.compare import main
+from safex.training.files import sealed
 from safex.training.statistics import stratified_bootstrap_interval
 
 SCRIPT = Path(__file__).parents[1] / "experiments" / "compare.py"
@@ -89,7 +90,7 @@ def refused(capsys, argv, *parts):
     """The command ends with code 2 and one line that names all the parts."""
     assert main([str(arg) for arg in argv]) == 2
     lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1 and lines[0].startswith("compare: error: ")
+    assert len(lines) == 1 and lines[0].startswith("safex: ")
     for part in parts:
         assert str(part) in lines[0]
 
@@ -220,6 +221,33 @@ def test_a_parent_folder_stands_for_its_latest_run(tmp_path, out, drawn, capsys)
     assert "2 runs, taking the latest, a_later_one" in capsys.readouterr().err
 
 
+def test_points_of_a_grid_are_rows_of_their_own(tmp_path, out, drawn, capsys):
+    job = tmp_path / "job"
+    for value in (1, 2):
+        write(job / f"horizon={value}", summary([seed_entry(0, value)]))
+    (job / "config.yaml").write_text("method: minmax\n")
+    (job / "grid.json").write_text("[]")
+    points = [f"horizon={value}" for value in (1, 2)]
+    assert main([str(job), "--out", str(out)]) == 0
+    assert [row["label"] for row in rows(out)] == [f"minmax bnn ({p})" for p in points]
+    assert main([str(job), "--labels", "x", "--out", str(out)]) == 0
+    assert [row["label"] for row in rows(out)] == [f"x {point}" for point in points]
+    assert capsys.readouterr().err == ""
+    # As the latest job of a folder, it stands for all of its points.
+    write(tmp_path / "older", summary([seed_entry(0)]))
+    os.utime(tmp_path / "older" / "summary.json", (1, 1))
+    assert main([str(tmp_path), "--out", str(out)]) == 0
+    assert len(rows(out)) == 2
+    assert "taking the latest, job" in capsys.readouterr().err
+
+
+def test_a_summary_that_is_not_what_was_written_is_refused(tmp_path, out, capsys):
+    content = sealed(summary([seed_entry(0, 4)]))
+    content["seeds"][0]["training_violating_steps"] = 0
+    folder = write(tmp_path / "a", content)
+    refused(capsys, [folder, "--out", out], "is damaged", f"resume.py {folder}")
+
+
 def test_a_wider_level_gives_a_wider_interval(tmp_path, out, drawn):
     a = write(tmp_path / "a", summary([seed_entry(i, i * i) for i in range(8)]))
     ends = []
@@ -281,23 +309,23 @@ def test_limits_on_other_things_are_other_environments(tmp_path, capsys):
     seed = seed_entry(0) | {"worst_excess": [0, 0], "worst_episode_cost": [0, 0]}
     two = [limit(), limit("|theta|", 1.0, "rad")]
     b = write(tmp_path / "b", summary([seed], limits=two))
-    refused(capsys, [a, b], "different environments", "|omega| [rad/s], |theta| [rad]")
+    refused(capsys, [a, b], "different tasks", "|omega| [rad/s], |theta| [rad]")
     c = write(tmp_path / "c", summary([seed_entry(0)], limits=[limit("|theta|")]))
-    refused(capsys, [a, c], "different environments", "|theta| [rad/s]")
+    refused(capsys, [a, c], "different tasks", "|theta| [rad/s]")
 
 
 @pytest.mark.parametrize("limits", [[], {}, None])
 def test_a_run_without_limits_is_refused(tmp_path, capsys, limits):
     a = write(tmp_path / "a", summary([seed_entry(0)], limits=limits))
-    refused(capsys, [a], "limits must be a list of limits", limits)
+    refused(capsys, [a], "limits must be a list, not empty", limits)
 
 
 def test_different_environments_are_refused(tmp_path, capsys):
     a = write(tmp_path / "a", summary([seed_entry(0)]))
     b = write(tmp_path / "b", summary([seed_entry(0)], env="cartpole"))
-    on = "with limits on |omega| [rad/s] in"
-    parts = (f"pendulum {on} {a}", f"cartpole {on} {b}")
-    refused(capsys, [a, b], "different environments", *parts)
+    on = ", |omega| [rad/s] in"
+    parts = (f"pendulum{on} {a}", f"cartpole{on} {b}")
+    refused(capsys, [a, b], "different tasks", *parts)
 
 
 def test_missing_folders_and_files_are_refused(tmp_path, capsys):
@@ -309,7 +337,9 @@ def test_missing_folders_and_files_are_refused(tmp_path, capsys):
 @pytest.mark.parametrize("text", ["{", "", "\x00"])
 def test_a_file_that_is_not_json_is_refused(tmp_path, capsys, text):
     folder = write(tmp_path / "a", text)
-    refused(capsys, [folder], Path(folder) / "summary.json", "is not JSON")
+    refused(
+        capsys, [folder], Path(folder) / "summary.json", "is damaged: it is no JSON"
+    )
 
 
 @pytest.mark.parametrize(
@@ -339,13 +369,15 @@ def test_a_missing_key_is_named(tmp_path, capsys, keys):
     del section[last]
     folder = write(tmp_path / "a", content)
     name = ".".join(str(key) for key in keys)
-    refused(capsys, [folder], Path(folder) / "summary.json", "has no key", name)
+    # One that every command needs is named by its last part alone.
+    named = f"has no key {name}" if keys[0] == "seeds" and keys[1:] else repr(last)
+    refused(capsys, [folder], Path(folder) / "summary.json", named)
 
 
 @pytest.mark.parametrize("content", [[], "text", 3, None])
 def test_a_summary_that_is_no_object_is_refused(tmp_path, capsys, content):
     folder = write(tmp_path / "a", json.dumps(content))
-    refused(capsys, [folder], "has no key env")
+    refused(capsys, [folder], "holds no JSON object")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), "many", [1]])
@@ -359,7 +391,7 @@ def test_a_count_of_seeds_that_does_not_hold_is_refused(tmp_path, capsys):
     a = write(tmp_path / "a", summary([seed_entry(0)], num_seeds=2))
     refused(capsys, [a], "num_seeds is 2, seeds holds 1")
     b = write(tmp_path / "b", summary([]))
-    refused(capsys, [b], "num_seeds is 0, seeds holds 0")
+    refused(capsys, [b], "holds no seed")
 
 
 def test_a_quantity_that_one_seed_lacks_is_missing(tmp_path, out, drawn):
@@ -386,7 +418,7 @@ def test_help_and_errors_of_the_script_import_nothing_heavy(tmp_path):
         f"sys.argv = ['compare.py', '--help']\n"
         f"try:\n    runpy.run_path({str(SCRIPT)!r}, run_name='__main__')\n"
         "except SystemExit as end:\n    assert end.code == 0\n"
-        "heavy = {'numpy', 'jax', 'matplotlib', 'rich', 'safex'} & set(sys.modules)\n"
+        "heavy = {'numpy', 'jax', 'matplotlib', 'rich'} & set(sys.modules)\n"
         "print('heavy', heavy)\n"
     )
     command = [sys.executable, "-c", code]

@@ -11,7 +11,7 @@ import types
 import pytest
 
 from experiments import folders
-from experiments.configuration import JobConfig
+from experiments.configuration import JobConfig, fingerprint
 from experiments.engines import processes, ray_cluster, slurm
 from experiments.engines.attend import attend
 from experiments.engines.engine import make_engine
@@ -28,6 +28,7 @@ from experiments.jobs import Job, Unit, read_launch, write_launch
 from experiments.locks import LOCK, lock_holder
 from experiments.runs import read_plain
 from safex.errors import ConfigError, ResultsError
+from safex.training.checkpoint import write_state
 from tests.test_configuration import read
 
 
@@ -402,6 +403,36 @@ def test_without_results_dir_an_unfinished_run_is_gone_on_with_if_it_is_free(
     monkeypatch.setenv("PATH", "")
     with open_results_dir(config) as other:
         assert other not in (first, second)
+
+
+@pytest.mark.parametrize("grid", ["", "job.grid={agent.pes_alpha:[1,2]}"])
+@pytest.mark.parametrize("damage", ["{", "", None])
+def test_checkpoints_say_whose_a_folder_without_config_json_is(tmp_path, grid, damage):
+    config = read("method=safe", f"results_dir={tmp_path}", *filter(None, [grid]))
+    other = read("method=safe", "env.mass=2", *filter(None, [grid]))
+    write_config(tmp_path, config)
+    path = tmp_path / "config.json"
+    if damage is None:
+        path.unlink()
+    else:
+        path.write_text(damage)
+    # As long as there are none, nobody knows.
+    with pytest.raises(ResultsError, match="no readable config"):
+        folders._check_same_run(tmp_path, config)
+    for point in Job.of(config).points:
+        below = tmp_path / point.name / "seed_0" / "checkpoints"
+        write_state(below / "episode_0000.ckpt", {}, 0, fingerprint(point.config))
+    with open_results_dir(config) as folder:
+        assert folder == tmp_path
+    with pytest.raises(ResultsError, match="no readable config"):
+        folders._check_same_run(tmp_path, other)
+    # Not if one of them is another run's, or says nothing.
+    write_state(below / "episode_0001.ckpt", {}, 1, fingerprint(other))
+    with pytest.raises(ResultsError, match="no readable config"):
+        folders._check_same_run(tmp_path, config)
+    (below / "episode_0001.ckpt").write_bytes(b"\x00" * 9)
+    with pytest.raises(ResultsError, match="no readable config"):
+        folders._check_same_run(tmp_path, config)
 
 
 def test_launches_within_a_second_have_folders_of_their_own(tmp_path, monkeypatch):

@@ -17,6 +17,7 @@ from experiments import resume, running
 from experiments.training import describe
 from safex.errors import UnfinishedError
 from safex.training.loop import Trainer
+from tests import test_model_free
 from tests.test_configuration import read
 from tests.test_evaluate import TINY
 
@@ -182,10 +183,10 @@ def test_local_parallel_outlives_a_process_that_is_killed(
 def command(tmp_path):
     """Runs the command line: Ray and submitit do not go with pytest in a process."""
 
-    def launch(*more):
+    def launch(*more, job=JOB):
         script = ROOT / "experiments" / "launcher_pendulum.py"
         return subprocess.run(
-            [sys.executable, str(script), *JOB, *more],
+            [sys.executable, str(script), *job, *more],
             capture_output=True,
             text=True,
             cwd=tmp_path,
@@ -215,6 +216,24 @@ def test_submitit_runs_the_job_on_this_machine(local, tmp_path, command):
     assert "unit 1/2: seeds 1/2 start" in result.stdout
     assert "submitit" not in result.stdout
     assert seeds_of(tmp_path / "job") == seeds_of(local)
+
+
+@pytest.fixture(scope="module")
+def local_model_free(tmp_path_factory, place):
+    folder = tmp_path_factory.mktemp("model_free") / "job"
+    return running.run_job(test_model_free.config_in(folder, "render=false"))
+
+
+@pytest.mark.parametrize("launcher", ["ray", "slurm"])
+def test_an_agent_without_a_model_goes_by_any_launcher(
+    local_model_free, tmp_path, command, launcher
+):
+    here = ("launcher.cluster=local", "launcher.wait=true") * (launcher == "slurm")
+    job = (*test_model_free.TINY, "render=false", f"launcher={launcher}", *here)
+    result = command("results_dir=job", job=job)
+    assert result.returncode == 0, result.stderr
+    assert "unit 2/2: seeds 2/2 start" in result.stdout
+    assert seeds_of(tmp_path / "job") == seeds_of(local_model_free)
 
 
 @pytest.mark.slurm

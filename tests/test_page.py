@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 
 from experiments.report import main
+from experiments.tables import _number as _column
 from safex.errors import ResultsError
-from safex.training.page import tag, write_page
+from safex.training.certificate import certify
+from safex.training.model_free_report import _Seed, _training_certificate
+from safex.training.page import _number, tag, write_page
 from safex.training.results import config_differences, read_all, read_results
 from safex.training.video import write_video
 from tests.browser import opened
@@ -135,6 +138,13 @@ def test_what_files_say_is_text(tmp_path):
     assert page.text.count("onerror") > 5
 
 
+def test_what_rounds_to_zero_has_no_sign():
+    assert (_number(-0.04), _number(-0.06), _number(3)) == ("0", "-0.1", "3")
+    column = _column("return", "final_return", spec=".1f")
+    assert column.cell({"final_return": -0.04}) == "0.0"
+    assert _column("seed", "steps").cell({"steps": 3}) == "3"
+
+
 def test_elements_escape_all_but_elements():
     inner = tag("b", "<", class_='"')
     assert inner == '<b class="&quot;">&lt;</b>'
@@ -218,6 +228,55 @@ def test_older_runs_without_a_certificate_get_theirs(tmp_path):
     write_page(run / "report.html", read_all([run], None))
     text = Reader(run / "report.html").text
     assert "1 of 2 planned episodes broke their budget" in text
+
+
+def test_training_without_a_model_has_a_certificate_of_its_own(tmp_path):
+    """In the order in which episodes ended, whatever the number of each seed's."""
+
+    def seed(*costs):
+        episodes = [
+            {"phase": phase, "complete": complete, "cost_return": [cost]}
+            for phase, complete, cost in costs
+        ]
+        return _Seed([], episodes, [], [])
+
+    class Info:
+        cost_budget = (4.0,)
+
+    read = [
+        seed(
+            ("random", True, 9.0),
+            ("train", True, 4.0),
+            ("train", True, 5.0),
+            ("train", False, 9.0),
+        ),
+        seed(("train", True, 6.0)),
+    ]
+    training = _training_certificate(read, Info)
+    assert training == certify([[False, True], [True]]).plain()
+    assert _training_certificate([seed(("random", True, 9.0))], Info) is None
+
+    best = {"return": 1.0, "within_budget": True}
+    costs = {"evaluation": {"cost": [0.0]}, "best": best}
+    entry = seed_of(1, [0, 2, 0], [0.0, 1.0]) | costs
+    changes = {"model": "model_free", "method": "sac_lag", "total_steps": 9}
+    evaluation = certify([[False] * 5]).plain()
+    run = write_run(tmp_path / "a", [entry], **changes)
+    summary = json.loads((run / "summary.json").read_text())
+    summary |= {"certificate": evaluation, "training_certificate": training}
+    (run / "summary.json").write_text(json.dumps(summary))
+    write_page(run / "report.html", read_all([run], None))
+    text = Reader(run / "report.html").text
+    assert "0 of 5 episodes of the last evaluations broke their budget" in text
+    assert "2 of 3 training episodes broke their budget" in text
+    assert f"{100 * training['sequence'][-1]:.1f} % on average" in text
+    # Side by side it is training that counts, as of those with a model.
+    write_page(tmp_path / "all.html", read_all([run, _planned(tmp_path)], None))
+    assert "2 of 3" in Reader(tmp_path / "all.html").row("sac_lag")
+
+
+def _planned(folder):
+    return write_run(folder / "b", [seed_of(1, [0, 1, 0], [0.0, 1.0])])
 
 
 def test_a_run_is_refused_that_lacks_its_seeds(tmp_path):

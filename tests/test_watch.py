@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from experiments.locks import lock_holder, submitted_file
-from experiments.watch import main, watch
+from experiments.watch import main, table, watch
 from tests.finished_run import seed_of, write_run
 
 SCRIPT = Path(__file__).parents[1] / "experiments" / "watch.py"
@@ -180,3 +180,16 @@ def test_help_imports_nothing_heavy(name):
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "DIR" in done.stdout and "heavy set()" in done.stdout
+
+
+def test_agents_without_a_model_count_steps(tmp_path):
+    for name, train in (("a", "num_model_updates: 8"), ("b", "total_steps: 9000")):
+        (tmp_path / name).mkdir()
+        text = f"train: {{{train}}}\njob: {{num_seeds_per_hparam: 1}}\n"
+        (tmp_path / name / "config.yaml").write_text(text)
+    for folder, heading in (("a", ["episode"]), ("b", ["step"])):
+        (run,) = watch(tmp_path / folder)
+        columns = [column.header for column in table([run], tmp_path).columns]
+        assert columns[1:2] == heading
+    both = table(watch(tmp_path), tmp_path)
+    assert "episode\nor step" in [column.header for column in both.columns]

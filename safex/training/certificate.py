@@ -10,6 +10,8 @@ Two statements about the training episodes of a group, for two readings of "how 
   so that it also holds for who stops when they like what they see.
 """
 
+import itertools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -56,22 +58,32 @@ def over_budget(costs: npt.ArrayLike, budget: npt.ArrayLike) -> npt.NDArray[np.b
     return np.asarray(over.any(axis=-1))
 
 
-def certify(over_budget: npt.ArrayLike, level: float = LEVEL) -> Certificate:
+def certify(
+    over_budget: Sequence[npt.ArrayLike] | npt.NDArray[np.bool_], level: float = LEVEL
+) -> Certificate:
     """Both bounds, from what each episode did.
 
     Args:
-      over_budget: `[S, T]` bool, S runs of T episodes. Runs are independent, so their
-        episodes follow each other in any order that keeps each run's own: here the
-        first of all, then the second.
+      over_budget: `[S, T]` bool, S runs of T episodes, or S runs of `[T_s]` each. Runs
+        are independent, so their episodes follow each other in any order that keeps
+        each run's own: here the first of all, then the second.
       level: confidence of each bound, in (0, 1).
 
     Raises:
       ValueError: no episode, or a level outside (0, 1).
     """
-    broken = np.asarray(over_budget, bool)
-    if broken.ndim != 2 or broken.size == 0:
-        raise ValueError(f"over_budget must be [S, T], not empty; got {broken.shape}")
-    in_order = broken.T.reshape(-1)
+    runs = [np.asarray(run, bool) for run in over_budget]
+    shapes = [run.shape for run in runs]
+    if any(run.ndim != 1 for run in runs) or not sum(run.size for run in runs):
+        raise ValueError(f"over_budget must be [S, T], not empty; got runs of {shapes}")
+    in_order = np.array(
+        [
+            over
+            for episodes in itertools.zip_longest(*runs)
+            for over in episodes
+            if over is not None
+        ]
+    )
     total, failures = in_order.size, int(in_order.sum())
     return Certificate(
         episodes=total,

@@ -20,6 +20,7 @@ from safex.training.files import write_atomically
 from safex.types import PyTree
 
 _FORMAT = "safex-checkpoint-2"
+_MOST_HEADER = 4096
 
 
 def save_checkpoint(
@@ -105,6 +106,15 @@ def newest_checkpoint(folder: Path, at_most: int | None = None) -> int:
     episodes = [_episode(path) for path in _newest_first(folder)]
     known = (e for e in episodes if at_most is None or e <= at_most)
     return max(known, default=-1)
+
+
+def fingerprint_of(path: Path) -> str:
+    """The configuration's fingerprint in a checkpoint, empty if there is none."""
+    try:
+        with path.open("rb") as file:
+            return str(json.loads(file.readline(_MOST_HEADER))["fingerprint"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return ""
 
 
 def forget_checkpoints(folder: Path, last: int) -> None:

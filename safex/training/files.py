@@ -1,6 +1,7 @@
 """Files that are whole or absent, whenever the process is killed."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -29,7 +30,9 @@ _BROKEN = (
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Writes beside the target, flushes to disk, then renames.
+    """Writes beside the target, flushes to disk, renames, and flushes the folder.
+
+    The last is for a machine that loses power: it makes the renaming durable.
 
     Args:
       path: the target; its folder is made.
@@ -43,8 +46,21 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
             temporary.replace(path)
+            _flush_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _flush_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        # Some file systems of a network do not know it for folders.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(handle)
 
 
 @contextlib.contextmanager
@@ -96,10 +112,12 @@ def read_sealed(path: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: it is no JSON") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds no JSON object")
+        raise ValueError(f"{path} is damaged: it holds no JSON object")
     if _SEAL in content and content != sealed(content):
         raise ValueError(f"{path} is damaged: it is not what was written")
     return content

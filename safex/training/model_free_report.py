@@ -125,6 +125,7 @@ def summarise_run(
         "seeds": [_without(entry, "point_steps") for entry in entries],
         "aggregate": _aggregate(entries),
         "certificate": _certificate(read, info),
+        "training_certificate": _training_certificate(read, info),
     }
 
 
@@ -376,6 +377,22 @@ def _certificate(read: Sequence[_Seed], info: ModelFreeInfo) -> dict[str, Any]:
         last = found.evaluations[-1]["step"]
         final.append([e["cost_return"] for e in found.evaluations if e["step"] == last])
     return certify(over_budget(np.array(final), info.cost_budget)).plain()
+
+
+def _training_certificate(
+    read: Sequence[_Seed], info: ModelFreeInfo
+) -> dict[str, Any] | None:
+    """How often an episode begun after the random phase does; None if none ended."""
+    over = []
+    for found in read:
+        costs = [
+            e["cost_return"]
+            for e in found.episodes
+            if e["phase"] == TRAIN and e["complete"]
+        ]
+        shaped = np.reshape(costs, (len(costs), len(info.cost_budget)))
+        over.append(over_budget(shaped, info.cost_budget))
+    return certify(over).plain() if sum(map(len, over)) else None
 
 
 def _aggregate(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -175,10 +175,10 @@ def write_page(
     write_text(path, f"<!doctype html>\n{page}\n")
 
 
-def certified(certificate: Mapping[str, Any]) -> str:
+def certified(certificate: Mapping[str, Any], which: str = "planned") -> str:
     """How often an episode breaks its budget, in words."""
     return (
-        f"{certificate['over_budget']} of {certificate['episodes']} planned episodes "
+        f"{certificate['over_budget']} of {certificate['episodes']} {which} episodes "
         f"broke their budget. With {100 * certificate['level']:g} % confidence an "
         f"episode does so at most {100 * certificate['binomial']:.1f} % of the time if "
         f"all are alike (exact binomial), {100 * certificate['sequence'][-1]:.1f} % on "
@@ -186,8 +186,20 @@ def certified(certificate: Mapping[str, Any]) -> str:
     )
 
 
-def certified_evaluation(certificate: Mapping[str, Any]) -> str:
-    """The same of the last evaluations, whose episodes are alike for each agent."""
+def certified_without_model(summary: Mapping[str, Any]) -> str:
+    """The same of agents without a model: of their last evaluations, and of training.
+
+    Runs of before there was one have no certificate of training.
+    """
+    training = summary.get("training_certificate")
+    words = _certified_evaluation(summary["certificate"])
+    if training is None:
+        return words
+    return f"{words} {certified(training, 'training')}"
+
+
+def _certified_evaluation(certificate: Mapping[str, Any]) -> str:
+    """Of the last evaluations, whose episodes are alike for each agent."""
     return (
         f"{certificate['over_budget']} of {certificate['episodes']} episodes of the "
         "last evaluations broke their budget. With "
@@ -234,8 +246,9 @@ def _run(result: Results, page: Path, room: _Room) -> list[Html]:
         _seeds(summary),
     ]
     parts.append(tag("h3", "How often an episode breaks its budget"))
-    words = certified_evaluation if _model_free(summary) else certified
-    parts.append(tag("p", words(_certificate(result))))
+    with_model = certified(_certificate(result))
+    words = certified_without_model(summary) if _model_free(summary) else with_model
+    parts.append(tag("p", words))
     parts += [*_figures(result), *_videos(result, page, room)]
     parts.append(_episodes(result))
     if ledger := _ledger(result):
@@ -463,8 +476,9 @@ def _yes(value: float) -> str:
 
 
 def _certificate(result: Results) -> Mapping[str, Any]:
-    """As the summary has it; runs of before there were any get theirs here."""
-    found = result.summary.get("certificate")
+    """Of training, as the summary has it; older runs get theirs here."""
+    summary = result.summary
+    found = summary.get("training_certificate") or summary.get("certificate")
     if isinstance(found, Mapping):
         with contextlib.suppress(KeyError, IndexError, TypeError, ValueError):
             certified(found)
@@ -699,7 +713,7 @@ def _table(
 
 
 def _number(value: Any) -> str:
-    return f"{value:.1f}".removesuffix(".0")
+    return f"{value:z.1f}".removesuffix(".0")
 
 
 def _plain(value: Any) -> str:

@@ -1,6 +1,5 @@
 """Finished runs as they lie on disk, for whoever compares them."""
 
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,7 +10,7 @@ import numpy as np
 
 from safex.config import NO_NUMBERS, SHARES
 from safex.errors import ResultsError
-from safex.training.files import read_mapping, whole_lines
+from safex.training.files import read_mapping, read_sealed, whole_lines
 from safex.training.plots.curves import Curves
 from safex.training.plots.pareto import Trade
 
@@ -99,20 +98,58 @@ def read_all(folders: Sequence[Path], labels: Sequence[str] | None) -> list[Resu
         ]
     runs = list(dict.fromkeys(run.resolve() for runs in found for run in runs))
     read = [read_results(run, "") for run in runs]
-    names = [name_of(r.summary) for r in read]
-    for tell_apart in (lambda path: path.name, str):
-        counts = Counter(names)
-        names = [
-            f"{name} ({tell_apart(run)})" if counts[name] > 1 else name
-            for name, run in zip(names, runs, strict=True)
-        ]
+    names = names_apart([name_of(r.summary) for r in read], runs)
     return [r._replace(label=name) for r, name in zip(read, names, strict=True)]
+
+
+def names_apart(names: Sequence[str], runs: Sequence[Path]) -> list[str]:
+    """Names of runs, those that are equal with the name or the path of the folder."""
+    found = list(names)
+    for tell_apart in (lambda path: path.name, str):
+        counts = Counter(found)
+        found = [
+            f"{name} ({tell_apart(run)})" if counts[name] > 1 else name
+            for name, run in zip(found, runs, strict=True)
+        ]
+    return found
 
 
 def name_of(summary: Mapping[str, Any]) -> str:
     """Method and model, where there is one."""
     alone = summary["model"] == MODEL_FREE
     return summary["method"] if alone else f"{summary['method']} {summary['model']}"
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """A run's `summary.json`, with the keys that every command needs.
+
+    Raises:
+      ResultsError: it is damaged, or lacks one.
+    """
+    path = folder / "summary.json"
+    try:
+        summary = read_sealed(path)
+    except ValueError as error:
+        raise ResultsError(
+            f"{error}; python experiments/resume.py {folder} writes it again"
+        ) from error
+    try:
+        for key in ("env", "method", "model"):
+            if not isinstance(summary[key], str):
+                raise TypeError(f"{key} must be a word, got {summary[key]!r}")
+        seeds = summary["seeds"]
+        if not isinstance(seeds, list) or not all(isinstance(x, dict) for x in seeds):
+            raise TypeError(f"seeds must be a list of seeds, got {seeds!r}")
+        if len(seeds) != summary["num_seeds"]:
+            count = summary["num_seeds"]
+            raise ValueError(f"num_seeds is {count}, seeds holds {len(seeds)}")
+        if not seeds:
+            raise ValueError("it holds no seed")
+        _check_limits(summary["limits"])
+    except (KeyError, TypeError, ValueError) as error:
+        what = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise ResultsError(f"{path} is no summary of a run: {what}") from error
+    return summary
 
 
 def read_results(folder: Path, label: str) -> Results:
@@ -122,18 +159,9 @@ def read_results(folder: Path, label: str) -> Results:
       ResultsError: says which file lacks what.
     """
     path = folder / "summary.json"
+    summary = read_summary(folder)
     try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ResultsError(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise ResultsError(f"{path} is damaged: it is no JSON") from error
-    try:
-        for key in ("env", "method", "model"):
-            if not isinstance(summary[key], str):
-                raise TypeError(key)
         limits, seeds = summary["limits"], summary["seeds"]
-        _check_limits(limits)
         curves = Curves(
             _numbers(seeds, "episode_violating_steps", 2),
             _numbers(seeds, "episode_returns", 2),
@@ -208,19 +236,28 @@ def common_limits(results: Sequence[Results]) -> list[tuple[str, float | None]]:
     Raises:
       ResultsError: the runs are of different tasks.
     """
-    tasks = {
-        r.summary["env"]
-        + "".join(f", {x['name']} [{x['unit']}]" for x in r.summary["limits"]): r.folder
-        for r in results
-    }
-    if len(tasks) > 1:
-        found = "; ".join(f"{task} in {folder}" for task, folder in tasks.items())
-        raise ResultsError(f"runs of different tasks cannot be compared: {found}")
+    check_one_task({r.folder: r.summary for r in results})
     limits = []
     for c, limit in enumerate(results[0].summary["limits"]):
         budgets = {r.summary["limits"][c]["cost_budget"] for r in results}
         limits.append((limit["name"], budgets.pop() if len(budgets) == 1 else None))
     return limits
+
+
+def check_one_task(summaries: Mapping[Path, Mapping[str, Any]]) -> None:
+    """Refuses runs of different systems, or with limits on different things.
+
+    Raises:
+      ResultsError: names the tasks and a folder of each.
+    """
+    tasks = {
+        summary["env"]
+        + "".join(f", {x['name']} [{x['unit']}]" for x in summary["limits"]): folder
+        for folder, summary in summaries.items()
+    }
+    if len(tasks) > 1:
+        found = "; ".join(f"{task} in {folder}" for task, folder in tasks.items())
+        raise ResultsError(f"runs of different tasks cannot be compared: {found}")
 
 
 def trades(results: Sequence[Results]) -> dict[str, Trade]:
