@@ -64,6 +64,7 @@ ABLATIONS = {
     "minmax": ("method=minmax",),
     "calibration off": ("method=minmax", "calibration.method=none"),
     "pessimism off": ("method=minmax", "agent.pes_alpha=0"),
+    "stds along the attack": ("method=minmax", "planner.std_along=attack"),
     "mean over adversaries": ("method=minmax", "optimizer.mode=mean"),
     "random elites": ("method=minmax", "optimizer.random_elites=true"),
 }
