@@ -365,8 +365,8 @@ class OffPolicyTrainer:
     def _over_budget(self, entries: Sequence[dict[str, Any]]) -> int:
         """How many began after the random phase and broke a budget."""
         costs = [e["cost_return"] for e in entries if e["phase"] == TRAIN]
-        costs = np.reshape(costs, (-1, len(self.cost_budget)))
-        return int(over_budget(costs, self.cost_budget).sum())
+        each = np.reshape(costs, (-1, len(self.cost_budget)))
+        return int(over_budget(each, self.cost_budget).sum())
 
     def _write(
         self, run: SeedRun, number: int, ended: Sequence[Episode], before: int
