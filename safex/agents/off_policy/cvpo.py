@@ -154,7 +154,8 @@ class VariationalPolicy:
         obs = newest_obs(obs_key, replay, count, jnp.maximum(steps, 1))
         action = self.actor.distribution(acted.params, obs).sample(seed=act_key)
         value = self.critics.values(critics.target, obs, action).cost.mean(0)
-        window = self.newest or replay.transitions.reward.size
+        stored = replay.transitions.reward.size
+        window = min(self.newest or stored, stored)
         new = self.threshold.update(measured, value, episode_cost, steps, window)
         new = new._replace(written=replay.written)
         # What is not fresh may be anything, NaN too.
