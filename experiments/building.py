@@ -16,7 +16,7 @@ from experiments.configuration import (
     ExperimentConfig,
     ModelFreeConfig,
 )
-from experiments.registry import DISCOUNTED, import_class
+from experiments.registry import import_class
 from safex.agents import planners
 from safex.agents.mpc import MPCAgent
 from safex.agents.off_policy.build import build_off_policy
@@ -216,7 +216,7 @@ def build_trainer(
         build_model_free(config, env),
         train,
         cost_budget=budget_of(config, env),
-        fixed_length=config.agent.kind in DISCOUNTED,
+        fixed_length=getattr(config.agent.settings, "threshold", None) == "even",
         warn=warn,
         report=report,
     )

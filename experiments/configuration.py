@@ -28,6 +28,7 @@ from safex.config import (
     TrainConfig,
     require_at_least,
 )
+from safex.config.suites import SuiteConfig
 from safex.errors import ConfigError
 
 WANDB_MODES = ("offline", "online", "disabled")
@@ -430,6 +431,8 @@ def numbers_of(config: Experiment) -> dict[str, Any]:
     plain = json.loads(json.dumps(plain_of(config)))
     for name in SHARES:
         del plain["job"][name]
+    if isinstance(config.env.settings, SuiteConfig):
+        del plain["env"]["workers"]  # nor does which process steps an environment
     return {key: plain[key] for key in plain if key not in NO_NUMBERS}
 
 

@@ -123,9 +123,6 @@ AGENTS: dict[str, type] = {
     "CVPO": CVPOConfig,
 }
 PLANNING = "MPC"
-# Agents that hold the budget of an episode against a discounted cost; those with a
-# price hold it against the cost of whole episodes.
-DISCOUNTED = ("CVPO",)
 # Planners that pose a game need the optimizer that plays it, and no other does.
 GAMES = ("Pessimistic", "ActSafe", "OptimisticPessimistic")
 # Sections whose kind may be a class of one's own.

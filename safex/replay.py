@@ -121,7 +121,9 @@ def sample(
     return windows(replay, age, env, n_step, discount, cost_discount)
 
 
-def newest_obs(key: Array, replay: Replay, batch_size: int, newest: int) -> Array:
+def newest_obs(
+    key: Array, replay: Replay, batch_size: int, newest: int | Array
+) -> Array:
     """Draws observations `[B, D]` of the newest steps.
 
     Args:
@@ -136,11 +138,11 @@ def newest_obs(key: Array, replay: Replay, batch_size: int, newest: int) -> Arra
 
 
 def _places(
-    key: Array, replay: Replay, batch_size: int, newest: int
+    key: Array, replay: Replay, batch_size: int, newest: int | Array
 ) -> tuple[Array, Array]:
     """Age `[B]` and environment `[B]` of steps among the newest stored ones."""
     capacity, num_envs = replay.transitions.reward.shape
-    stored = jnp.minimum(replay.written, min(capacity, -(-newest // num_envs)))
+    stored = jnp.minimum(replay.written, jnp.minimum(capacity, -(-newest // num_envs)))
     time_key, env_key = jax.random.split(key)
     # Age 0 is the newest step; an empty ring gives its zeros.
     age = jax.random.randint(time_key, (batch_size,), 0, jnp.maximum(stored, 1))

@@ -1,5 +1,7 @@
 """Equations of returns, budgets and risk, as small pure functions."""
 
+import math
+
 import jax.numpy as jnp
 
 from safex.types import Array
@@ -11,22 +13,44 @@ def discounted_sum(x: Array, discount: float) -> Array:
     return jnp.tensordot(weight, x, axes=1)
 
 
-def budget_to_threshold(cost_budget: float, discount: float, horizon: int) -> float:
+def budget_to_threshold(
+    cost_budget: Array | float,
+    discount: float,
+    horizon: int,
+    *,
+    value: Array | float = 0.0,
+    cost: Array | float = 0.0,
+    trust: Array | float = math.inf,
+) -> Array:
     """Episodic budget on the scale of a discounted sum.
 
     A cost of `cost_budget / horizon` at every step has the discounted sum
-    `cost_budget (1 - discount^horizon) / (horizon (1 - discount))`; at discount 1 that
-    is the budget itself.
+    `cost_budget r_0`, `r_0 = (1 - discount^horizon) / (horizon (1 - discount))`, at the
+    start of an episode; at discount 1 that is the budget itself. Averaged over the
+    steps of an episode the sums of what is still to come are another share of its cost,
+    which depends on when it is paid. Where it was measured,
+
+        threshold = cost_budget (value + trust r_0) / (cost + trust),
+
+    so that nothing measured, or an infinite trust, leaves `r_0`. The share is held
+    within what it can be. At least `1 / horizon`: each cost is in the sum of its own
+    step. At most `max(1, 1 / (horizon (1 - discount)))`: no sum of what is to come
+    exceeds the cost of its episode, and beyond its end a steady cost has the second.
+    Critics that know nothing yet, or diverge, would take the threshold with them.
 
     Args:
       cost_budget: allowed cost of an episode.
       discount: in (0, 1].
       horizon: steps of an episode.
+      value: measured mean of the discounted sums.
+      cost: measured mean cost of the episodes that they are of.
+      trust: cost, > 0, that the measured one must outweigh.
     """
-    if discount == 1.0:
-        return cost_budget
-    mass = (1.0 - discount**horizon) / (1.0 - discount)
-    return cost_budget * mass / horizon
+    step = 1.0 - discount
+    even = 1.0 if step == 0.0 else (1.0 - discount**horizon) / step / horizon
+    most = 1.0 if step == 0.0 else max(1.0, 1.0 / (horizon * step))
+    share = even + (value - cost * even) / (cost + trust)
+    return jnp.asarray(cost_budget) * jnp.clip(share, 1.0 / horizon, most)
 
 
 def horizon_threshold(left: Array, steps_left: Array, horizon: int) -> Array:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from typing import ClassVar
 
 import gymnasium
 import numpy as np
@@ -22,7 +23,17 @@ class Slope(gymnasium.Env):
     observation_space = BOX
     action_space = gymnasium.spaces.Box(-2.0, 4.0, (1,), np.float64)
 
-    def __init__(self, six=False, breaks=None, action_space=None, obs_space=None):
+    metadata: ClassVar = {"render_modes": ["rgb_array"], "render_fps": 30}
+
+    def __init__(
+        self,
+        six=False,
+        breaks=None,
+        action_space=None,
+        obs_space=None,
+        render_mode=None,
+    ):
+        self.render_mode = render_mode
         self.six, self.breaks = six, breaks
         self.action_space = action_space or self.action_space
         self.observation_space = obs_space or self.observation_space
@@ -55,6 +66,12 @@ class Slope(gymnasium.Env):
             raise RuntimeError("the spring broke")
         if self.breaks == "die":
             os.kill(os.getpid(), signal.SIGKILL)
+
+    def render(self):
+        """A bar from -4 to `x`, of 4."""
+        frame = np.zeros((64, 128, 3), np.uint8)
+        frame[:, : int(128 * (self.x + 4) / 8)] = 255
+        return frame
 
     def _obs(self):
         return np.array([self.x, self.t / 10])

@@ -3,7 +3,7 @@
 At each of 20 steps an action (a, b) earns `a - b^2` and costs `((1 + a) / 2)^2`; no
 step bears on the next. Without a constraint (1, 0) is best, at a cost of 20. A budget
 of 7.2 is met by a = 0.2 at every step, and that is best: the reward is concave, the
-cost convex.
+cost convex. The early probe earns and costs in its first 5 steps alone, a quarter.
 """
 
 from functools import partial
@@ -18,7 +18,6 @@ from safex.config import (
     CVPOConfig,
     DDPGConfig,
     DDPGLagConfig,
-    PIDConfig,
     SACConfig,
     SACLagConfig,
     TD3Config,
@@ -39,15 +38,14 @@ _COMMON = {
     "critic_lr_rate": 3e-3,
     "tau": 0.05,
 }
-_PID = {"pid": PIDConfig(k_p=0.05, k_i=0.01, k_d=0.05)}
 _SOFT = {"temperature_lr_rate": 1e-2, "init_temperature": 0.02, "target_entropy": -3.0}
 CONFIGS = {
     "SAC": SACConfig(**_COMMON, **_SOFT),
     "TD3": TD3Config(**_COMMON),
     "DDPG": DDPGConfig(**_COMMON),
-    "SACLag": SACLagConfig(**_COMMON, **_SOFT, **_PID),
-    "TD3Lag": TD3LagConfig(**_COMMON, **_PID),
-    "DDPGLag": DDPGLagConfig(**_COMMON, **_PID),
+    "SACLag": SACLagConfig(**_COMMON, **_SOFT),
+    "TD3Lag": TD3LagConfig(**_COMMON),
+    "DDPGLag": DDPGLagConfig(**_COMMON),
     "CVPO": CVPOConfig(
         **_COMMON, estep_kl=0.1, mstep_kl_mean=0.05, mstep_kl_std=0.005, min_std=0.05
     ),
@@ -55,12 +53,16 @@ CONFIGS = {
 
 
 class Probe(NamedTuple):
-    """Its sizes."""
+    """Its sizes, and in how many steps it earns and costs."""
 
     obs_dim: int = 2
     action_dim: int = 2
     num_constraints: int = 1
     max_steps: int = 20
+    first: int = 20
+
+
+PROBE = Probe()
 
 
 def reward(action):
@@ -109,9 +111,11 @@ class Outcome(NamedTuple):
     metrics: dict
 
 
-def learn(agent, *, rounds, num_updates, seed=0):
-    """Episodes of all environments, then updates, again and again."""
-    task = Probe()
+def learn(agent, *, rounds, num_updates, seed=0, task=PROBE):
+    """Episodes of all environments, then updates, again and again.
+
+    The first observation is random, but where the steps are not alike the time.
+    """
 
     @partial(jax.jit, static_argnames=("explore",))
     def episode(key, state, explore=True):
@@ -120,6 +124,10 @@ def learn(agent, *, rounds, num_updates, seed=0):
         obs = jax.random.uniform(
             obs_key, (task.max_steps + 1, ENVS, task.obs_dim), minval=-1.0
         )
+        if task.first < task.max_steps:
+            time = jnp.linspace(-1.0, 1.0, task.max_steps + 1)
+            obs = obs.at[..., 0].set(time[:, None])
+        counts = (jnp.arange(task.max_steps) < task.first)[:, None]
         keys = jax.random.split(act_key, rows)
         act = partial(agent.act, explore=explore)
         act = jax.vmap(jax.vmap(act, (0, None, 0)), (0, None, 0))
@@ -128,8 +136,8 @@ def learn(agent, *, rounds, num_updates, seed=0):
         return Transition(
             obs[:-1],
             action,
-            reward(action),
-            cost(action),
+            counts * reward(action),
+            counts[..., None] * cost(action),
             obs[1:],
             jnp.zeros(rows, bool),
             jnp.broadcast_to(last[:, None], rows),
@@ -158,7 +166,7 @@ def learn(agent, *, rounds, num_updates, seed=0):
     return Outcome(
         sum(late) / len(late),
         float(final.cost.sum(0).mean()),
-        final.action.mean((0, 1)),
+        final.action[: task.first].mean((0, 1)),
         state,
         metrics,
     )

@@ -1,6 +1,7 @@
 """CVPO's M-step, its weights in the loop, and the probe."""
 
 import dataclasses
+import math
 
 import distrax
 import jax
@@ -10,6 +11,7 @@ import pytest
 
 from safex.agents.off_policy.build import build_off_policy
 from safex.agents.off_policy.cvpo import Moments, mean_kl, std_kl, weighted_nll
+from safex.agents.off_policy.threshold import Threshold
 from safex.config import CVPOConfig
 from tests.helpers import assert_close
 from tests.probe import (
@@ -100,7 +102,9 @@ def test_the_policy_follows_its_weights_to_where_the_constraint_allows():
     """A threshold that is slack, tight, and beyond what any action can do."""
     agent = agent_of("CVPO", features=(8,), actor_lr_rate=3e-3, old_policy_period=10)
     threshold = (cost(jnp.array([BEST_ACTION]))[0].item(),)
-    policy = dataclasses.replace(agent.policy, critics=Known(), threshold=threshold)
+    # At a discount of 0 the budget of one step.
+    known = Threshold(threshold, 0.0, 1, math.inf)
+    policy = dataclasses.replace(agent.policy, critics=Known(), threshold=known)
     run = jax.jit(lambda added: improve(policy, added, steps=400))
     slack, metrics = run(-1.0)
     assert float(slack[0]) > 0.6
@@ -125,3 +129,18 @@ def test_a_budget_is_met_and_one_of_0_lowers_the_cost_alone():
     assert none.cost < 0.3 * BUDGET
     assert float(none.metrics["estep/dual_infeasible"]) > 0.5
     assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(none.state))
+
+
+@pytest.mark.slow
+def test_a_budget_that_is_spent_early_is_met_by_what_was_measured():
+    """As if it was spent evenly, the constraint would allow twice as much."""
+    early = {"rounds": 60, "num_updates": 30, "task": Probe(first=5)}
+    # The newest ten rounds, so that the first means are forgotten in time.
+    budget = {"cost_budget": (BUDGET / 4,), "estep_newest": 1600}
+    measured = learn(agent_of("CVPO", **budget), **early)
+    # Actions that explore pay for their std as well.
+    assert measured.train_cost < 1.25 * BUDGET / 4
+    assert measured.cost < 1.1 * BUDGET / 4
+    assert abs(float(measured.action[0]) - BEST_ACTION) < 0.15
+    even = learn(agent_of("CVPO", threshold="even", **budget), **early)
+    assert even.cost > 1.6 * BUDGET / 4

@@ -9,7 +9,12 @@ import pytest
 from rich.console import Console
 
 from experiments import evaluate, resume, running
-from experiments.building import build_env, build_model_free, build_vector
+from experiments.building import (
+    build_env,
+    build_model_free,
+    build_trainer,
+    build_vector,
+)
 from experiments.compare import main as compare
 from experiments.configuration import (
     ModelFreeConfig,
@@ -24,7 +29,7 @@ from experiments.jobs import Job, read_launch, write_launch
 from experiments.overrides import read_command_line
 from experiments.plot import main as plot
 from experiments.progress import make_display
-from experiments.registry import AGENTS, DISCOUNTED, Choice
+from experiments.registry import AGENTS, Choice
 from experiments.running import run_job
 from experiments.tables import model_free_table
 from experiments.watch import table, watch
@@ -34,7 +39,7 @@ from safex.errors import ConfigError, ContractError
 from safex.training.account import load_record
 from safex.training.files import read_sealed
 from safex.training.model_free_report import _filled, _stretches, read_seed
-from safex.training.off_policy import RoundProgress
+from safex.training.off_policy import RoundProgress, evaluation_records
 from safex.training.page import write_page
 from safex.training.plots.training import Stretch, plot_learned, plot_training
 from safex.training.results import read_all
@@ -45,6 +50,7 @@ from tests.test_configuration import (
     TASKS,
     compose_config,
 )
+from tests.test_video import read_back
 
 TINY = (
     "method=ddpg_lag",  # compiles fastest
@@ -111,13 +117,20 @@ def test_the_yaml_of_a_method_says_what_its_class_does():
 def test_agents_of_every_kind_are_built():
     config = read("method=cvpo")
     env = build_env(config)
-    held_discounted = []
     for kind in OFF_POLICY_KINDS:
         choice = Choice(kind, AGENTS[kind]())
         agent = build_model_free(dataclasses.replace(config, agent=choice), env)
-        held_discounted += [kind] if hasattr(agent.policy, "threshold") else []
-    # These alone count on full episodes, and have reason to warn of others.
-    assert (*held_discounted,) == DISCOUNTED
+        assert agent.critics.num_costs == (0 if kind in ("SAC", "TD3", "DDPG") else 1)
+
+
+def test_who_counts_on_full_episodes_has_reason_to_warn_of_others():
+    def warns(*settings):
+        trainer = build_trainer(read(*settings), print, lambda progress: None)
+        return not trainer._told_of_length
+
+    assert warns("method=cvpo", "agent.threshold=even")
+    assert not warns("method=cvpo")
+    assert not warns("method=sac_lag")
 
 
 def test_presets_named_after_papers_have_their_numbers():
@@ -332,6 +345,91 @@ def test_an_agent_is_evaluated_from_its_last_and_best_checkpoint(whole, best, ca
     assert [s["learned_from"] for s in found["seeds"]] == steps
     assert all(len(s["returns"]) == 2 for s in found["seeds"])
     assert f"{'best' if best else 'last'} checkpoint" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("best", [False, True])
+def test_an_agent_is_evaluated_in_episodes_of_another_length(whole, best):
+    out = whole.parent / "longer.json"
+    flags = ["--best"] if best else []
+    arguments = [str(whole), "env.max_steps=25", "--out", str(out)]
+    assert evaluate.main(["--episodes", "2", *arguments, *flags]) == 0
+    longer = json.loads(out.read_text())
+    assert longer["set"] == ["env.max_steps=25"]
+    arguments[1] = "env.max_steps=20"
+    assert evaluate.main(["--episodes", "2", *arguments, *flags]) == 0
+    returns = [
+        [value for seed in found["seeds"] for value in seed["returns"]]
+        for found in (longer, json.loads(out.read_text()))
+    ]
+    # Rewards are below 0: each of the longer ones has more of them.
+    assert len(returns[0]) == len(returns[1]) == 4
+    assert sum(returns[0]) < sum(returns[1]) < 0
+
+
+SLOPE = (
+    "preset=debug",
+    "wandb.mode=disabled",
+    "method=ddpg_lag",
+    "env.kind=Gymnasium",
+    "env.module=tests.foreign",
+    "env.id=Slope-v0",
+    "env.max_steps=9",
+    "cost_budget=1",
+    "job.num_seeds_per_hparam=1",
+    "train.total_steps=216",
+    "train.num_envs=4",
+    "train.random_steps=72",
+    "train.eval_every=3",
+    "agent.features=[8]",
+    "agent.batch_size=16",
+    "verbose=false",
+)
+
+
+def foreign_run(folder, *more):
+    config = read(*SLOPE, f"results_dir={folder}", *more, name="launcher_bullet")
+    run_job(config)
+    return config
+
+
+@pytest.fixture(scope="module")
+def sloped(whole, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("slope") / "run"
+    foreign_run(folder, "env.workers=0", "render=true")
+    return folder
+
+
+def test_no_number_of_a_run_depends_on_who_steps_its_environments(sloped, tmp_path):
+    other = tmp_path / "other"
+    config = foreign_run(other, "env.workers=2", "render=false")
+    assert "workers" not in numbers_of(config)["env"]
+    for name in ("episodes", "evaluations", "metrics"):
+        found = [(f / "seed_0" / f"{name}.jsonl").read_bytes() for f in (sloped, other)]
+        assert found[0] == found[1]
+        assert found[0].count(b"\n") >= 3
+    # So one goes on with other workers: to the run that it is, it is whole.
+    assert not list(missing(other, foreign_run(other, "env.workers=1")))
+
+
+def test_a_foreign_task_is_filmed_as_it_was_evaluated(sloped):
+    frames, fps, _ = read_back(sloped / "videos" / "seed_0.mp4")
+    (first, *_) = read_seed(sloped / "seed_0").evaluations[-10:]
+    assert len(frames) == first["length"] + 1
+    assert fps == 30
+    # `Slope` draws a bar as far as it has come: it moves, and it ends where it was.
+    bars = (frames.mean(-1) > 128).mean((1, 2))
+    assert len(np.unique(bars.round(3))) > 3
+    record = load_record(evaluation_records(sloped / "seed_0")[0])
+    place = (record.next_obs[-1, 0] + 4) / 8
+    assert bars[-1] == pytest.approx(place, abs=0.05)
+
+
+def test_an_agent_of_a_foreign_task_is_evaluated_in_longer_episodes(sloped):
+    out = sloped.parent / "longer.json"
+    line = [str(sloped), "env.max_steps=12", "--episodes", "3", "--out", str(out)]
+    assert evaluate.main(line) == 0
+    (seed,) = json.loads(out.read_text())["seeds"]
+    assert len(seed["returns"]) == 3
 
 
 def test_what_is_about_models_refuses_an_agent_without_one():

@@ -8,12 +8,18 @@ import numpy as np
 import pytest
 
 from safex import config as settings
-from safex.agents.off_policy.build import build_off_policy, cost_thresholds
-from safex.agents.off_policy.critics import Critics, Values
+from safex.agents.off_policy.build import build_off_policy
+from safex.agents.off_policy.critics import Critics, CriticsState, Values
 from safex.agents.off_policy.networks import DeterministicActor, GaussianActor
 from safex.agents.off_policy.prices import EpisodicPrice, priced_loss
 from safex.agents.off_policy.td3 import TargetNoise
-from safex.config import OFF_POLICY_KINDS, OffPolicyConfig, PIDConfig
+from safex.agents.off_policy.threshold import Threshold
+from safex.config import (
+    OFF_POLICY_KINDS,
+    OFF_POLICY_PRESETS,
+    OffPolicyConfig,
+    PIDConfig,
+)
 from safex.constraints.pid import PID
 from safex.errors import ConfigError
 from safex.replay import Minibatch, append, make_replay
@@ -144,6 +150,47 @@ def test_multipliers_move_with_fresh_episodes_alone():
     assert_close(same, state)
 
 
+@pytest.mark.parametrize("delay", [5.0, 15.0])
+@pytest.mark.parametrize(
+    ("budget", "most", "right"),
+    [(2.0, 3.5, 0.5), (2.0, 3.5, 2.0), (25.0, 60.0, 1.0), (10.0, 80.0, 5.0)],
+)
+def test_a_price_settles_at_budgets_of_any_size(delay, budget, most, right):
+    """Closed around an actor that follows its price late, and noisy episodes.
+
+    An episode costs `most` without a price, and the budget at the price `right`.
+    """
+
+    def over(pid):
+        price = EpisodicPrice(PID(pid), (budget,))
+
+        def turn(carry, key):
+            state, felt = carry
+            felt = felt + (price.multiplier(state) - felt) / delay
+            cost = most * (budget / most) ** (felt / right)
+            noisy = cost * (1 + 0.3 * jax.random.normal(key, (1,)))
+            state = price.update(state, jnp.maximum(noisy, 0.0), jnp.asarray(True))
+            return (state, felt), cost
+
+        keys = jax.random.split(jax.random.key(0), 100)
+        _, costs = jax.lax.scan(turn, (price.init(), jnp.zeros(1)), keys)
+        return float(costs[-10:].mean()) / budget
+
+    assert over(settings.SACLagConfig().pid) == pytest.approx(1.0, abs=0.25)
+    # FSRL's get there in as long only where a unit of cost is little of a budget.
+    fsrl = over(OFF_POLICY_PRESETS["sac_lag_fsrl"][1].pid)
+    assert (fsrl > 1.4) == (budget < 25.0)
+
+
+def test_an_excess_in_budgets_is_at_most_one_and_a_budget_of_0_counts_costs():
+    pid = PID(PIDConfig(k_p=0.5, k_i=0.1, k_d=0.0, relative=True))
+    state, budget = pid.init(3), jnp.asarray([10.0, 10.0, 0.0])
+    state = pid.update(state, jnp.asarray([15.0, 90.0, 0.25]), budget)
+    assert_close(state.multiplier, 0.6 * jnp.asarray([0.5, 1.0, 0.25]))
+    state = pid.update(state, jnp.asarray([5.0, 0.0, 0.0]), budget)
+    assert_close(state.integral, jnp.asarray([0.0, 0.0, 0.25]))
+
+
 def test_every_action_lies_in_the_box_and_std_starts_where_it_is_told():
     obs = 100.0 * jax.random.normal(jax.random.key(0), (50, 3))
     actor = GaussianActor(3, 2, (8,), "relu", init_std=0.7, min_std=0.01)
@@ -168,14 +215,78 @@ def test_every_action_lies_in_the_box_and_std_starts_where_it_is_told():
 
 def test_the_threshold_is_the_budget_on_the_critics_scale():
     # The published table: 20 in 300 steps at 0.99 is 6.340, 10 in 400 is 2.455.
-    env = Task(max_steps=300)
-    config = config_of("CVPO", cost_budget=(20.0,))
-    assert cost_thresholds(config, env) == pytest.approx((6.340, 6.340), abs=1e-3)
-    config = config_of("CVPO", cost_budget=(10.0, 0.0))
-    env = Task(max_steps=400)
-    assert cost_thresholds(config, env) == pytest.approx((2.455, 0.0), abs=1e-3)
-    agent = build_off_policy("CVPO", config, env)
-    assert agent.policy.threshold == cost_thresholds(config, env)
+    for steps, budget, expected in (
+        (300, (20.0,), (6.340, 6.340)),
+        (400, (10.0, 0.0), (2.455, 0.0)),
+    ):
+        for how in ("measured", "even"):
+            config = config_of("CVPO", cost_budget=budget, threshold=how)
+            agent = build_off_policy("CVPO", config, Task(max_steps=steps))
+            threshold = agent.policy.threshold
+            measured = threshold.init()
+            assert threshold(measured) == pytest.approx(expected, abs=1e-3)
+            # A mean Q_c of 1.5 in episodes of cost 7 for each.
+            seen = jnp.asarray([1.5, 1.5]), jnp.asarray([7.0, 7.0])
+            measured = threshold.update(measured, *seen, 500, 500)
+            found = threshold(measured)
+            if how == "even":
+                assert found == pytest.approx(expected, abs=1e-3)
+                continue
+            allowed = np.broadcast_to(np.asarray(budget), 2)
+            even = np.asarray(expected)[0] / allowed[0]
+            share = (1.5 + 0.1 * allowed * even) / (7 + 0.1 * allowed)
+            np.testing.assert_allclose(found, allowed * share, rtol=1e-3)
+
+
+def test_the_means_of_a_threshold_forget_as_a_window_does():
+    threshold = Threshold((2.0, 0.0), 0.9, 20, 0.1)
+    measured = threshold.init()
+    new = threshold.update(measured, jnp.asarray([1.0, 2.0]), jnp.ones(2), 25, 100)
+    np.testing.assert_allclose(
+        new.value, 0.75 * np.asarray(measured.value) + [0.25, 0.5]
+    )
+    np.testing.assert_allclose(new.cost, [1.75, 0.25])
+    whole = threshold.update(measured, jnp.asarray([1.0, 2.0]), jnp.ones(2), 300, 100)
+    assert_close(whole.value, jnp.asarray([1.0, 2.0]))
+    # A budget of 0 has a threshold of 0 whatever is measured, nothing too.
+    nothing = whole._replace(value=jnp.zeros(2), cost=jnp.zeros(2))
+    for known in (whole, nothing):
+        assert float(threshold(known)[1]) == 0.0
+        assert float(threshold(known)[0]) > 0.0
+
+
+def test_what_is_measured_is_of_the_steps_and_episodes_of_a_call():
+    """Steps cost 0 before, 1 since, and critics that say so of the observation."""
+
+    class Telling:
+        def values(self, params, obs, action):
+            return Values(obs[..., 0], obs[..., :1] * params + 0 * action[..., :1])
+
+    agent = build_off_policy("CVPO", config_of("CVPO", estep_newest=40), Probe())
+    policy = dataclasses.replace(agent.policy, critics=Telling())
+    state = policy.init(jax.random.key(0))
+    replay = stored(jax.random.key(1), num_costs=1, steps=10)
+    critics = CriticsState(jnp.nan, 0.5, ())
+    hear = jax.jit(policy.hear)
+
+    def said(state, replay, cost, fresh):
+        key = jax.random.key(2)
+        new = hear(key, state, state, critics, replay, jnp.asarray([cost]), fresh)
+        return new.measured, state._replace(measured=new.measured)
+
+    first = state.measured
+    same, state = said(state, replay, jnp.nan, jnp.asarray(False))
+    assert_close(same, first)
+    _, state = said(state, replay, 3.0, jnp.asarray(True))
+    before = state.measured
+    assert int(before.written) == 10
+    block = jax.tree.map(lambda x: x[:5], replay.transitions)
+    block = block._replace(obs=jnp.full_like(block.obs, 4.0))
+    new, _ = said(state, append(replay, block), 7.0, jnp.asarray(True))
+    # Ten steps of a window of 40, each of Q_c 2 by the target critics.
+    np.testing.assert_allclose(new.value, 0.75 * before.value + 0.25 * 2.0, rtol=1e-5)
+    np.testing.assert_allclose(new.cost, 0.75 * before.cost + 0.25 * 7.0, rtol=1e-5)
+    assert int(new.written) == 15
 
 
 @pytest.mark.parametrize("kind", ["SACLag", "TD3Lag", "CVPO"])
@@ -278,6 +389,7 @@ def test_wrong_settings_are_refused():
         ("SAC", "target_entropy", 1.0, "target_entropy must be < log 2"),
         ("TD3", "actor_delay", 0, "actor_delay must be >= 1"),
         ("DDPG", "exploration_std", -0.1, "exploration_std must be >= 0"),
+        ("CVPO", "threshold", "late", "threshold must be measured or even"),
         ("CVPO", "num_samples", 1, "num_samples must be >= 2"),
         ("CVPO", "estep_kl", 3.0, "estep_kl must be < log num_samples = 2.77"),
         ("CVPO", "min_std", 2.0, "min_std must not exceed init_std"),

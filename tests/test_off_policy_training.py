@@ -182,11 +182,30 @@ def test_nothing_is_learned_before_the_random_steps_are_over(whole):
     ]
     timing = rows(whole, "timing")
     assert [t["updates"] for t in timing] == [0, 0, 4, 4, 4, 4]
+    # Of rounds at random none compiles an update.
+    assert [t["compiles"] for t in timing[:2]] == [False, False]
     # A multiplier hears of episodes that the agent itself chose the actions of.
     prices = [m["train/price"] for m in metrics[2:]]
     costs = [e["cost_return"][0] for e in rows(whole, "episodes")]
     means = [0.0, 0.0, np.mean(costs[4:6]), np.mean(costs[6:8])]
     np.testing.assert_allclose(np.cumsum(means), prices, rtol=1e-5)
+
+
+def test_an_episode_that_the_end_cut_off_counts_if_it_was_over_by_then(tmp_path):
+    # 50 steps of each environment are three episodes and five steps.
+    config = dataclasses.replace(CONFIG, total_steps=100)
+    made, _ = make(config, budget=(0.5,))
+    folder = tmp_path / "seed_0"
+    made.train([run_in(folder)])
+    found = [
+        (e["cost_return"][0] > 0.5, e["complete"]) for e in rows(folder, "episodes")
+    ]
+    trained = [e["phase"] == "train" for e in rows(folder, "episodes")]
+    cut = [over for over, complete in found if not complete]
+    assert len(cut) == 2
+    assert any(cut)
+    over = sum(o for (o, _), known in zip(found, trained, strict=True) if known)
+    assert rows(folder, "metrics")[-1]["train/account/episodes_over_budget"] == over
 
 
 def test_evaluations_are_accounted_for_apart(whole):

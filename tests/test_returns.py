@@ -41,6 +41,50 @@ def test_threshold_tends_to_the_budget_as_the_discount_tends_to_one():
     assert budget_to_threshold(25.0, 1.0 - 1e-9, 1000) == pytest.approx(25.0, rel=1e-4)
 
 
+@pytest.mark.parametrize("late", [0, 1, 30, 49])
+def test_a_measured_threshold_is_met_by_episodes_that_cost_the_budget(late):
+    """A profile of cost, scaled up: the mean of its sums to come is the threshold."""
+    steps, discount, budget = 50, 0.9, 2.0
+    profile = np.where(np.arange(steps) == late, 3.0, 0.0)
+    profile[:10] += 0.0 if late == 0 else 0.2
+    after = [
+        sum(discount ** (i - t) * profile[i] for i in range(t, steps))
+        for t in range(steps)
+    ]
+    value, cost = np.mean(after), profile.sum()
+    found = budget_to_threshold(
+        budget, discount, steps, value=value, cost=cost, trust=1e-9
+    )
+    # Episodes of the budget have the same profile on another scale.
+    np.testing.assert_allclose(found, value * budget / cost, rtol=1e-5)
+    if late == 0:
+        # Paid in the first step alone, it is in one sum of 50.
+        np.testing.assert_allclose(found, budget / steps, rtol=1e-5)
+
+
+def test_what_is_measured_outweighs_the_even_share_as_it_grows():
+    even = float(budget_to_threshold(2.0, 0.9, 50))
+    assert float(budget_to_threshold(2.0, 0.9, 50, value=0.0, cost=0.0, trust=0.2)) == (
+        pytest.approx(even)
+    )
+    half = budget_to_threshold(2.0, 0.9, 50, value=0.1, cost=0.2, trust=0.2)
+    assert float(half) == pytest.approx((even + 2.0 * 0.1 / 0.2) / 2)
+    # Infinite trust knows the even share alone.
+    assert float(budget_to_threshold(2.0, 0.9, 50, value=9.0, cost=1.0)) == even
+
+
+def test_a_measured_share_is_held_within_what_it_can_be():
+    def of(value, horizon=50):
+        return float(
+            budget_to_threshold(2.0, 0.9, horizon, value=value, cost=1.0, trust=0.1)
+        )
+
+    assert of(-5.0) == pytest.approx(2.0 / 50)
+    assert of(1e9) == 2.0
+    # Critics go on past episodes that are shorter than they look ahead.
+    assert of(1e9, horizon=4) == pytest.approx(2.0 / (4 * 0.1))
+
+
 def test_horizon_threshold_by_hand():
     # 12 left over 40 steps is 0.3 a step, 3 over the next 10; all of it at the end.
     left = jnp.array([12.0, 4.0])

@@ -43,6 +43,8 @@ class PIDConfig:
       k_d: multiplier per unit of a rise in cost from one episode to the next.
       smoothing: share of the older episodes in the running averages, in [0, 1).
       max_multiplier: bound.
+      relative: costs are counted in budgets, where a budget is not 0, and an excess is
+        at most one: the same gains for budgets of any size.
     """
 
     k_p: float = 0.1
@@ -50,6 +52,7 @@ class PIDConfig:
     k_d: float = 0.01
     smoothing: float = 0.0
     max_multiplier: float = 1000.0
+    relative: bool = False
 
     def __post_init__(self) -> None:
         """Refuses impossible settings.

@@ -10,8 +10,10 @@ from safex.config.constraints import PIDConfig
 
 OFF_POLICY_KINDS = ("SAC", "TD3", "DDPG", "SACLag", "TD3Lag", "DDPGLag", "CVPO")
 
-# Gains on an episode's cost as FSRL has them (commit e056fc9).
-_EPISODIC_PID = PIDConfig(k_p=0.05, k_i=0.0005, k_d=0.1)
+# Gains on an episode's cost, in budgets: one setting for all tasks.
+_EPISODIC_PID = PIDConfig(k_p=0.5, k_i=0.2, k_d=0.0, relative=True)
+# The same as FSRL has them (commit e056fc9), in units of cost.
+_FSRL_PID = PIDConfig(k_p=0.05, k_i=0.0005, k_d=0.1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,6 +192,9 @@ class CVPOConfig(OffPolicyConfig):
     """Constrained variational policy optimisation.
 
     Attributes:
+      threshold: how the budget of an episode becomes one of Q_c: `measured`, by the
+        mean of Q_c and the cost of episodes, or `even`, as if cost was spent evenly
+        over episodes of full length and Q_c looked at from their first step.
       estep_newest: newest steps of the replay, of all environments, that the E-step's
         observations come from; None is all of it. The costs are held at the states that
         it shows: old ones within a forbidden region ask for more than any policy can
@@ -208,6 +213,7 @@ class CVPOConfig(OffPolicyConfig):
       min_std: least std of the policy, on the same scale.
     """
 
+    threshold: str = "measured"
     estep_newest: int | None = 10_000
     num_samples: int = 16
     estep_kl: float = 0.02
@@ -230,6 +236,10 @@ class CVPOConfig(OffPolicyConfig):
         super().__post_init__()
         positive = ("estep_kl", "max_multiplier", "mstep_kl_mean", "mstep_kl_std")
         require_positive(self, (*positive, "mstep_lr_rate", "min_std"))
+        if self.threshold not in ("measured", "even"):
+            raise ValueError(
+                f"threshold must be measured or even, got {self.threshold!r}"
+            )
         # One action has nothing to be weighed against.
         require_at_least(2, self, ("num_samples",))
         require_at_least(1, self, ("num_msteps", "old_policy_period"))
@@ -255,6 +265,7 @@ OFF_POLICY_PRESETS: Mapping[str, tuple[str, OffPolicyConfig]] = MappingProxyType
         "cvpo_fsrl": (
             "CVPO",
             CVPOConfig(
+                threshold="even",
                 estep_newest=None,
                 cost_budget=(10.0,),
                 discount=0.97,
@@ -269,6 +280,7 @@ OFF_POLICY_PRESETS: Mapping[str, tuple[str, OffPolicyConfig]] = MappingProxyType
         "cvpo_fsrl_navigation": (
             "CVPO",
             CVPOConfig(
+                threshold="even",
                 estep_newest=None,
                 discount=0.995,
                 cost_discount=0.995,
@@ -283,6 +295,7 @@ OFF_POLICY_PRESETS: Mapping[str, tuple[str, OffPolicyConfig]] = MappingProxyType
         "cvpo_paper": (
             "CVPO",
             CVPOConfig(
+                threshold="even",
                 estep_newest=None,
                 cost_budget=(10.0,),
                 n_step=1,
@@ -302,6 +315,7 @@ OFF_POLICY_PRESETS: Mapping[str, tuple[str, OffPolicyConfig]] = MappingProxyType
         "cvpo_paper_circle": (
             "CVPO",
             CVPOConfig(
+                threshold="even",
                 estep_newest=None,
                 cost_budget=(20.0,),
                 n_step=1,
@@ -327,6 +341,7 @@ OFF_POLICY_PRESETS: Mapping[str, tuple[str, OffPolicyConfig]] = MappingProxyType
                 cost_discount=0.97,
                 tau=0.05,
                 init_temperature=1.0,
+                pid=_FSRL_PID,
             ),
         ),
         "ddpg_lag_fsrl": (
@@ -337,6 +352,7 @@ OFF_POLICY_PRESETS: Mapping[str, tuple[str, OffPolicyConfig]] = MappingProxyType
                 cost_discount=0.97,
                 num_critics=1,
                 tau=0.05,
+                pid=_FSRL_PID,
             ),
         ),
     }

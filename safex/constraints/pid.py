@@ -63,7 +63,14 @@ class PID(Rule):
         def smoothed(new: Array, old: Array) -> Array:
             return jnp.where(first, new, c.smoothing * old + (1.0 - c.smoothing) * new)
 
-        excess = smoothed(cost_return - cost_budget, state.excess)
+        new_excess = cost_return - cost_budget
+        if c.relative:
+            unit = jnp.where(cost_budget > 0, cost_budget, 1.0)
+            cost_return = cost_return / unit
+            # A first episode far beyond its budget would be paid off for long, since
+            # one without cost is below it by no more than 1.
+            new_excess = jnp.minimum(new_excess / unit, 1.0)
+        excess = smoothed(new_excess, state.excess)
         cost = smoothed(cost_return, state.cost_return)
         # A first episode has no slope.
         slope = jnp.where(first, 0.0, jnp.maximum(cost - state.cost_return, 0.0))

@@ -220,6 +220,11 @@ class ProcessVector(FromFacts):
         transition = Transition(*leaves)
         return (_copy(state), jnp.asarray(now)), transition, transition.cost
 
+    def seeds(self, state: ProcessState) -> list[int]:
+        """Of the episodes that environments are in: `reset(seed=...)` begins them."""
+        found: list[int] = _seeds(state.stream, state.episode).tolist()
+        return found
+
     def close(self) -> None:
         """Ends the environments and their processes; may be called again."""
         self._held = None

@@ -68,6 +68,7 @@ def load_checkpoint(
     fingerprint: str,
     warn: Callable[[str], None],
     at_most: int | None = None,
+    field: str | None = None,
 ) -> tuple[PyTree, int] | None:
     """The newest good checkpoint and its episode, or None if there never was one.
 
@@ -77,6 +78,7 @@ def load_checkpoint(
       fingerprint: of the configuration.
       warn: told of each file that is passed over, and why.
       at_most: the last episode that may be returned; None is any.
+      field: as in `read_state`.
 
     Raises:
       CheckpointError: there are checkpoints, but none can be used.
@@ -86,7 +88,7 @@ def load_checkpoint(
         paths = [path for path in paths if _episode(path) <= at_most]
     for path in paths:
         try:
-            state, episode = read_state(path, template, fingerprint)
+            state, episode = read_state(path, template, fingerprint, field)
             # The name stands for the header, which the digest does not cover.
             if episode != _episode(path):
                 raise CheckpointError(f"{path} is truncated or damaged")
@@ -124,13 +126,16 @@ def forget_checkpoints(folder: Path, last: int) -> None:
             path.unlink()
 
 
-def read_state(path: Path, template: PyTree, fingerprint: str) -> tuple[PyTree, int]:
+def read_state(
+    path: Path, template: PyTree, fingerprint: str, field: str | None = None
+) -> tuple[PyTree, int]:
     """The state of one checkpoint, and its number.
 
     Args:
       path: the file.
       template: a pytree of the same structure, shapes and dtypes.
       fingerprint: of the configuration.
+      field: of the state, which alone is returned and `template` is of; None is all.
 
     Raises:
       CheckpointError: it cannot be used; says why.
@@ -148,7 +153,10 @@ def read_state(path: Path, template: PyTree, fingerprint: str) -> tuple[PyTree, 
     if hashlib.sha256(payload).hexdigest() != digest:
         raise CheckpointError(f"{path} is truncated or damaged")
     try:
-        state = serialization.from_bytes(template, payload)
+        found = serialization.msgpack_restore(payload)
+        state = serialization.from_state_dict(
+            template, found[field] if field else found
+        )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} does not fit this version: {error}") from error
     for expected, got in zip(

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from safex.errors import ResultsError
+from safex.errors import ConfigError, ContractError, ResultsError
 from safex.training import plots
 from safex.training.account import load_record
 from safex.training.certificate import certify, over_budget
@@ -23,7 +23,7 @@ from safex.training.off_policy import evaluation_records
 from safex.training.plots.training import Stretch
 from safex.training.portrait import phase_portrait
 from safex.training.statistics import summarise
-from safex.training.video import episode_video
+from safex.training.video import episode_video, repeated_video
 
 _POINTS = 60
 _QUANTITIES = (
@@ -186,7 +186,8 @@ def write_videos(
 ) -> list[Path]:
     """Films the first episode of each seed's last evaluation; returns the files.
 
-    A task that nobody drew has no video: `warn` is told once.
+    A task of another package draws itself, where this machine can. One that nobody drew
+    has no video: `warn` is told once.
     """
     made: list[Path] = []
     for index, seed in enumerate(seeds):
@@ -194,11 +195,18 @@ def write_videos(
         path = results_dir / "videos" / f"seed_{index}.mp4"
         lines = (info.method, f"seed {seed}, after {info.total_steps} steps")
         try:
-            if not hasattr(env, "state_from_obs"):
+            record = load_record(records[0])
+            if hasattr(env, "make_env"):
+                evaluated = read_seed(results_dir / f"seed_{index}").evaluations
+                last = evaluated[-1]["step"]
+                first = next(e for e in evaluated if e["step"] == last)
+                repeated_video(path, record, env, first["seed"])
+            elif hasattr(env, "state_from_obs"):
+                episode_video(path, record, env, lines=lines)
+            else:
                 name = type(env).__name__
                 raise NotImplementedError(f"nobody has drawn the task {name}")
-            episode_video(path, load_record(records[0]), env, lines=lines)
-        except NotImplementedError as error:
+        except (NotImplementedError, ConfigError, ContractError) as error:
             warn(f"no videos: {error}")
             break
         made.append(path)

@@ -19,6 +19,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from safex.config import OffPolicyTrainConfig
+from safex.envs.processes import ProcessVector
 from safex.envs.vector import VectorEnv
 from safex.errors import CheckpointError, NonFiniteError, SafexError
 from safex.replay import append, make_replay
@@ -74,7 +75,8 @@ class Counts(NamedTuple):
       episodes: that ended.
       violating_steps: of all environments in training, the random phase included.
       random_violating_steps: those of the random phase.
-      over_budget: episodes that began after the random phase and broke a budget.
+      over_budget: episodes that began after the random phase and broke a budget; those
+        that the end of the run cut off as well, if they had done so by then.
     """
 
     episodes: np.ndarray
@@ -218,6 +220,8 @@ class OffPolicyTrainer:
     ) -> tuple[int, list[EpisodeRecord]]:
         """Episodes by the deterministic policy of a checkpoint, which learns nothing.
 
+        Only the agent is read, so episodes may be of another length than in training.
+
         Args:
           run: with checkpoints.
           num_episodes: how many.
@@ -230,18 +234,18 @@ class OffPolicyTrainer:
           CheckpointError: there is no checkpoint that fits.
           NonFiniteError: as `train`.
         """
-        folder = run.folder / "checkpoints"
+        folder, mark = run.folder / "checkpoints", run.fingerprint
+        template = self._blank_agent()
         if best:
-            template = self._template().agent
-            agent, step = read_state(folder / BEST, template, run.fingerprint)
+            agent, step = read_state(folder / BEST, template, mark)
         else:
-            found = self._load(run)
+            found = load_checkpoint(folder, template, mark, self._warn, field="agent")
             if found is None:
                 raise CheckpointError(f"{run.folder} has no checkpoint")
-            agent, step = found[0].agent, found[1]
+            agent, step = found
         key = jax.random.fold_in(jax.random.key(run.seed), 4)
         where = f"an episode of {run.folder}"
-        return step, self._evaluate(key, agent, num_episodes, where)
+        return step, self._evaluate(key, agent, num_episodes, where)[0]
 
     def _train(self, run: SeedRun) -> None:
         root = jax.random.key(run.seed)
@@ -275,7 +279,7 @@ class OffPolicyTrainer:
         collect_key, update_key, eval_key = jax.random.split(key, 3)
         before = (number - 1) * self.round_steps
         phase = RANDOM if before < self.config.random_steps else TRAIN
-        compiles, clock = not self._compiled_before, _Clock()
+        clock = _Clock()
         choose = self._random if phase == RANDOM else self._explore
         env, rows, margins = self.vector.rollout(
             collect_key,
@@ -290,10 +294,13 @@ class OffPolicyTrainer:
         entries, counts = self._account(run, number, ended, block, phase, state.counts)
         if number == self.num_rounds:
             last = eps.cut_off(running, before + self.round_steps)
-            self._write(run, number, last, int(counts.episodes))
+            cut = self._write(run, number, last, int(counts.episodes))
+            # Whatever came next, these have cost too much already.
+            over = counts.over_budget + self._over_budget(cut)
+            counts = counts._replace(over_budget=np.asarray(over, np.int32))
         clock.lap()
         replay = self._append(state.replay, _on_device(rows))
-        agent, metrics = state.agent, {}
+        agent, metrics, compiles = state.agent, {}, False
         if phase == TRAIN:
             # Of episodes that the agent itself chose the actions of.
             costs = [
@@ -308,7 +315,7 @@ class OffPolicyTrainer:
                 jnp.asarray(bool(costs)),
             )
             metrics = jax.device_get(metrics)
-            self._compiled_before = True
+            compiles, self._compiled_before = not self._compiled_before, True
             _check_learned(agent, metrics, where)
         seconds["update_seconds"] = clock.lap()
         state = state._replace(
@@ -337,12 +344,10 @@ class OffPolicyTrainer:
     ) -> tuple[list[dict[str, Any]], Counts]:
         """Writes the episodes that ended down, and counts every step of the round."""
         entries = self._write(run, number, ended, int(counts.episodes))
-        total = len(self.cost_budget)
-        costs = [e["cost_return"] for e in entries if e["phase"] == TRAIN]
-        over = over_budget(np.reshape(costs, (-1, total)), self.cost_budget).sum()
+        over = self._over_budget(entries)
         # Of steps, not of episodes: one under way counts as well.
         violating = int((np.asarray(block.cost) > 0).any(-1).sum())
-        added = (len(ended), violating, violating if phase == RANDOM else 0, int(over))
+        added = (len(ended), violating, violating if phase == RANDOM else 0, over)
         counted = (
             np.asarray(count + more, np.int32)
             for count, more in zip(counts, added, strict=True)
@@ -356,6 +361,12 @@ class OffPolicyTrainer:
                 "full length, and a shorter one may cost as much"
             )
         return entries, Counts(*counted)
+
+    def _over_budget(self, entries: Sequence[dict[str, Any]]) -> int:
+        """How many began after the random phase and broke a budget."""
+        costs = [e["cost_return"] for e in entries if e["phase"] == TRAIN]
+        each = np.reshape(costs, (-1, len(self.cost_budget)))
+        return int(over_budget(each, self.cost_budget).sum())
 
     def _write(
         self, run: SeedRun, number: int, ended: Sequence[Episode], before: int
@@ -385,12 +396,18 @@ class OffPolicyTrainer:
     ) -> tuple[OffPolicyState, dict[str, Value]]:
         """Evaluates, and keeps the agent if it is the best so far."""
         step = number * self.round_steps
-        records = self._evaluate(
+        records, seeds = self._evaluate(
             key, state.agent, self.config.eval_episodes, f"the evaluation of {where}"
         )
         entries = [
-            {"round": number, "step": step, "episode": i, **eps.entry_of(record)}
-            for i, record in enumerate(records, 1)
+            {
+                "round": number,
+                "step": step,
+                "episode": i,
+                "seed": seed,
+                **eps.entry_of(record),
+            }
+            for i, (record, seed) in enumerate(zip(records, seeds, strict=True), 1)
         ]
         append_jsonl(run.folder / "evaluations.jsonl", entries)
         kept = records[: self.config.keep_episodes]
@@ -434,21 +451,29 @@ class OffPolicyTrainer:
 
     def _evaluate(
         self, key: Array, agent: PyTree, num_episodes: int, where: str
-    ) -> list[EpisodeRecord]:
-        """Episodes by the deterministic policy, in environments of their own."""
+    ) -> tuple[list[EpisodeRecord], list[int | None]]:
+        """Episodes by the deterministic policy, in environments of their own.
+
+        Also the seeds that begin them again, None in a system, which has states.
+        """
         records: list[EpisodeRecord] = []
+        seeds: list[int | None] = []
         policy = Partial(self._exploit, agent)
         turns = math.ceil(num_episodes / self.evaluation.num_envs)
         for turn_key in jax.random.split(key, turns):
             reset_key, roll_key = jax.random.split(turn_key)
             state, obs = self.evaluation.reset(reset_key)
+            if isinstance(self.evaluation, ProcessVector):
+                seeds += self.evaluation.seeds(state)
+            else:
+                seeds += [None] * self.evaluation.num_envs
             _, rows, margins = self.evaluation.rollout(
                 roll_key, state, obs, policy, self.evaluation.max_steps
             )
             block, margin = jax.device_get((rows, margins))
             _check_block(block, margin, where, 0)
             records += eps.first_episodes(block, margin)
-        return records[:num_episodes]
+        return records[:num_episodes], seeds[:num_episodes]
 
     def _start(self, root: Array) -> OffPolicyState:
         """Of a run that has seen nothing."""
@@ -473,9 +498,10 @@ class OffPolicyTrainer:
 
     def _template(self) -> OffPolicyState:
         """Zeros as a checkpoint has them."""
-        key = jax.random.key(0)
-        agent = _zeros(jax.eval_shape(self.agent.init, key))
-        return self._initial(agent, self.vector.blank())
+        return self._initial(self._blank_agent(), self.vector.blank())
+
+    def _blank_agent(self) -> PyTree:
+        return _zeros(jax.eval_shape(self.agent.init, jax.random.key(0)))
 
     def _load(self, run: SeedRun) -> tuple[OffPolicyState, int] | None:
         folder = run.folder / "checkpoints"

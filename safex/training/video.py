@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from safex.errors import ContractError
+
 if TYPE_CHECKING:
     from safex.training.account import EpisodeRecord
 
@@ -73,6 +75,47 @@ def episode_video(
         raise ValueError("record must hold at least one step")
     frames = _episode_frames(record, env, tuple(lines))
     write_video(path, frames, 1.0 / float(env.params.dt))
+
+
+def repeated_video(
+    path: str | Path, record: "EpisodeRecord", env: Any, seed: int
+) -> None:
+    """Writes one episode of a foreign task: it is played again from seed and actions.
+
+    Args:
+      path: ends in `.mp4`.
+      record: the episode, with T >= 1 steps.
+      env: the task, whose `make_env("rgb_array")` draws itself.
+      seed: that began the episode.
+
+    Raises:
+      ContractError: the task does not come to the same rewards again.
+      ConfigError: this machine cannot draw it.
+      ValueError: as `write_video`.
+    """
+    drawn = env.make_env(render_mode="rgb_array")
+    try:
+        frames = _repeated_frames(record, drawn, seed)
+        write_video(path, frames, float(drawn.metadata["render_fps"]))
+    finally:
+        drawn.close()
+
+
+def _repeated_frames(record: "EpisodeRecord", drawn: Any, seed: int) -> Iterator[Frame]:
+    drawn.reset(seed=seed)
+    yield drawn.render()
+    for t, (action, reward) in enumerate(
+        zip(record.action, record.reward, strict=True)
+    ):
+        found = drawn.step(action)[1]
+        # The digits of another machine may differ in the last place.
+        if not np.isclose(found, reward, rtol=1e-3, atol=1e-3):
+            raise ContractError(
+                f"{drawn.name} does not come to the same episode again from seed "
+                f"{seed} and its actions: step {t} gives {found:.4g}, it gave "
+                f"{reward:.4g}"
+            )
+        yield drawn.render()
 
 
 def _episode_frames(

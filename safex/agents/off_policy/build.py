@@ -1,5 +1,6 @@
 """Agents by the name of their kind."""
 
+import math
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -10,6 +11,7 @@ from safex.agents.off_policy.networks import DeterministicActor, GaussianActor
 from safex.agents.off_policy.prices import EpisodicPrice, NoPrice, Price
 from safex.agents.off_policy.sac import SoftPolicy
 from safex.agents.off_policy.td3 import DeterministicPolicy, TargetNoise
+from safex.agents.off_policy.threshold import Threshold
 from safex.config import (
     CVPOConfig,
     DDPGConfig,
@@ -22,7 +24,10 @@ from safex.config import (
 )
 from safex.constraints.pid import PID
 from safex.errors import ConfigError
-from safex.returns import budget_to_threshold
+
+# Share of a budget that measured costs must outweigh: below it there is little to
+# measure, and the constraint is far from acting.
+_TRUST = 0.1
 
 
 class Sizes(Protocol):
@@ -65,12 +70,10 @@ def episode_budgets(config: OffPolicyConfig, num_constraints: int) -> tuple[floa
     return budgets
 
 
-def cost_thresholds(config: OffPolicyConfig, env: Sizes) -> tuple[float, ...]:
-    """The budgets on the scale of the cost critics, for episodes of full length."""
-    return tuple(
-        budget_to_threshold(budget, config.cost_discount, env.max_steps)
-        for budget in episode_budgets(config, env.num_constraints)
-    )
+def _threshold(config: CVPOConfig, env: Sizes) -> Threshold:
+    budgets = episode_budgets(config, env.num_constraints)
+    trust = _TRUST if config.threshold == "measured" else math.inf
+    return Threshold(budgets, config.cost_discount, env.max_steps, trust)
 
 
 def _gaussian(
@@ -148,8 +151,7 @@ def _td3_lag(config: TD3LagConfig, env: Sizes) -> OffPolicyLearner:
 def _cvpo(config: CVPOConfig, env: Sizes) -> OffPolicyLearner:
     critics = _critics(config, env, env.num_constraints)
     actor = _gaussian(config, env, init_std=config.init_std, min_std=config.min_std)
-    threshold = cost_thresholds(config, env)
-    policy = VariationalPolicy(config, actor, critics, threshold)
+    policy = VariationalPolicy(config, actor, critics, _threshold(config, env))
     return OffPolicyLearner(critics, policy, NoPrice())
 
 

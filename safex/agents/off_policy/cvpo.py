@@ -15,8 +15,10 @@ import optax
 from safex.agents.off_policy.critics import Critics, CriticsState
 from safex.agents.off_policy.dual import Dual, EStep, first_guess, solve_estep
 from safex.agents.off_policy.networks import GaussianActor
+from safex.agents.off_policy.threshold import Measured, Threshold
 from safex.config import CVPOConfig
-from safex.types import Array, Metrics, PyTree
+from safex.replay import newest_obs
+from safex.types import Array, Metrics, PyTree, Replay
 
 
 class CVPOState(NamedTuple):
@@ -29,6 +31,7 @@ class CVPOState(NamedTuple):
       log_prices: `[2]` logarithm of the prices of the two KLs, mean and std.
       prices_opt_state: of them.
       dual: of the last E-step, where the next one starts.
+      measured: what the threshold is made from.
     """
 
     params: PyTree
@@ -37,6 +40,7 @@ class CVPOState(NamedTuple):
     log_prices: Array
     prices_opt_state: PyTree
     dual: Dual
+    measured: Measured
 
 
 class Moments(NamedTuple):
@@ -86,13 +90,13 @@ class VariationalPolicy:
       config: sizes of the two trust regions, learning rates.
       actor: its network.
       critics: that judge its actions.
-      threshold: C costs, each on the discounted scale of its critics.
+      threshold: of the costs, on the discounted scale of their critics.
     """
 
     config: CVPOConfig
     actor: GaussianActor
     critics: Critics
-    threshold: tuple[float, ...]
+    threshold: Threshold
 
     @property
     def newest(self) -> int | None:
@@ -109,7 +113,8 @@ class VariationalPolicy:
             self._optimizer.init(params),
             log_prices,
             self._prices_optimizer.init(log_prices),
-            first_guess(len(self.threshold)),
+            first_guess(len(self.threshold.cost_budget)),
+            self.threshold.init(),
         )
 
     def act(self, key: Array, state: CVPOState, obs: Array, *, explore: bool) -> Array:
@@ -124,6 +129,38 @@ class VariationalPolicy:
         """A sample of the live actor; CVPO pays for no entropy."""
         action = self.actor.distribution(state.params, obs).sample(seed=key)
         return action, jnp.zeros(obs.shape[0])
+
+    def hear(
+        self,
+        key: Array,
+        state: CVPOState,
+        acted: CVPOState,
+        critics: CriticsState,
+        replay: Replay,
+        episode_cost: Array,
+        fresh: Array,
+    ) -> CVPOState:
+        """Measures the mean Q_c of the steps that came since it last did.
+
+        As the E-step sees it, by the target critics and of a policy's own actions: of
+        the one that took these steps and made the episodes' cost. Critics are asked
+        only now: before, they know nothing of a cost that is new.
+        """
+        measured = state.measured
+        num_envs = replay.transitions.reward.shape[1]
+        steps = (replay.written - measured.written) * num_envs
+        obs_key, act_key = jax.random.split(key)
+        count = self.config.batch_size * self.config.num_samples
+        obs = newest_obs(obs_key, replay, count, jnp.maximum(steps, 1))
+        action = self.actor.distribution(acted.params, obs).sample(seed=act_key)
+        value = self.critics.values(critics.target, obs, action).cost.mean(0)
+        stored = replay.transitions.reward.size
+        window = min(self.newest or stored, stored)
+        new = self.threshold.update(measured, value, episode_cost, steps, window)
+        new = new._replace(written=replay.written)
+        # What is not fresh may be anything, NaN too.
+        new = jax.tree.map(lambda a, b: jnp.where(fresh, a, b), new, measured)
+        return state._replace(measured=new)
 
     def improve(
         self,
@@ -140,7 +177,8 @@ class VariationalPolicy:
         shape = (self.config.num_samples, *old.mean.shape)
         # [N, B, A] for the critics, whose rows are then blocks of one observation each.
         samples = old.mean + old.std * jax.random.normal(key, shape)
-        estep = self._estep(critics, state.dual, obs, samples)
+        threshold = self.threshold(state.measured)
+        estep = self._estep(critics, state.dual, obs, samples, threshold)
         samples = jnp.moveaxis(samples, 0, 1)
 
         def mstep(carry: CVPOState, _: None) -> tuple[CVPOState, Metrics]:
@@ -152,10 +190,16 @@ class VariationalPolicy:
         turn = (count + 1) % self.config.old_policy_period == 0
         share = jnp.where(turn, self.config.old_policy_tau, 0.0)
         old_params = optax.incremental_update(state.params, state.old, share)
-        return state._replace(old=old_params), {**metrics, **_estep_metrics(estep)}
+        metrics |= {"estep/threshold": threshold, **_estep_metrics(estep)}
+        return state._replace(old=old_params), metrics
 
     def _estep(
-        self, critics: CriticsState, start: Dual, obs: Array, samples: Array
+        self,
+        critics: CriticsState,
+        start: Dual,
+        obs: Array,
+        samples: Array,
+        threshold: Array,
     ) -> EStep:
         """Weights `[B, N]` of the samples `[N, B, A]`, by the target critics."""
         many = jnp.broadcast_to(obs, (samples.shape[0], *obs.shape))
@@ -163,7 +207,7 @@ class VariationalPolicy:
         return solve_estep(
             values.reward.T,
             jnp.moveaxis(values.cost, (0, 1, 2), (2, 1, 0)),
-            jnp.asarray(self.threshold),
+            threshold,
             self.config.estep_kl,
             self.config.max_multiplier,
             start,

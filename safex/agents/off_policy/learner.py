@@ -35,6 +35,29 @@ class Policy(Protocol):
         """Actions `[B, A]` to bootstrap from at `[B, D]`, and their bonus `[B]`."""
         ...
 
+    def hear(
+        self,
+        key: Array,
+        state: PyTree,
+        acted: PyTree,
+        critics: CriticsState,
+        replay: Replay,
+        episode_cost: Array,
+        fresh: Array,
+    ) -> PyTree:
+        """Takes note of the episodes that ended, after the updates of a call.
+
+        Args:
+          key: consumed.
+          state: of the policy.
+          acted: its state before the updates, in which it took the newest steps.
+          critics: which have learned from these steps.
+          replay: with the steps of the episodes.
+          episode_cost: `[C]` mean cost return of the episodes.
+          fresh: `[]` bool, whether there are any.
+        """
+        ...
+
     def improve(
         self,
         key: Array,
@@ -130,6 +153,7 @@ class OffPolicyLearner:
         """
         price = self.price.update(state.price, episode_cost, fresh)
         multiplier = self.price.multiplier(price)
+        keys = jax.random.split(key, num_updates + 1)
 
         def step(
             carry: tuple[PyTree, CriticsState, Array], step_key: Array
@@ -154,9 +178,11 @@ class OffPolicyLearner:
             return (policy, critics, count + 1), {**metrics, **more}
 
         start = (state.policy, state.critics, state.updates)
-        keys = jax.random.split(key, num_updates)
-        (policy, critics, count), metrics = jax.lax.scan(step, start, keys)
+        (policy, critics, count), metrics = jax.lax.scan(step, start, keys[:-1])
         metrics = jax.tree.map(lambda x: x.mean(0), metrics)
+        policy = self.policy.hear(
+            keys[-1], policy, state.policy, critics, replay, episode_cost, fresh
+        )
         if multiplier.size:
             metrics["multiplier"] = multiplier
         return OffPolicyState(policy, critics, price, count), metrics

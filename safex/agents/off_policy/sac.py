@@ -14,7 +14,7 @@ from safex.agents.off_policy.critics import Critics, CriticsState
 from safex.agents.off_policy.networks import GaussianActor
 from safex.agents.off_policy.prices import priced_loss
 from safex.config import SACConfig
-from safex.types import Array, Metrics, PyTree
+from safex.types import Array, Metrics, PyTree, Replay
 
 
 class SACState(NamedTuple):
@@ -77,6 +77,20 @@ class SoftPolicy:
         distribution = self.actor.distribution(state.params, obs)
         action, log_prob = distribution.sample_and_log_prob(seed=key)
         return action, -jnp.exp(state.log_temperature) * log_prob
+
+    def hear(
+        self,
+        key: Array,
+        state: SACState,
+        acted: SACState,
+        critics: CriticsState,
+        replay: Replay,
+        episode_cost: Array,
+        fresh: Array,
+    ) -> SACState:
+        """Budgets are its price's."""
+        del key, acted, critics, replay, episode_cost, fresh
+        return state
 
     def improve(
         self,

@@ -15,7 +15,7 @@ from safex.agents.off_policy.critics import Critics, CriticsState
 from safex.agents.off_policy.networks import DeterministicActor
 from safex.agents.off_policy.prices import priced_loss
 from safex.config import DDPGConfig
-from safex.types import Array, Metrics, PyTree
+from safex.types import Array, Metrics, PyTree, Replay
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +99,20 @@ class DeterministicPolicy:
         """The target actor's action, with noise."""
         action = self.actor.action(state.target, obs)
         return self.target_noise(key, action), jnp.zeros(obs.shape[0])
+
+    def hear(
+        self,
+        key: Array,
+        state: DeterministicState,
+        acted: DeterministicState,
+        critics: CriticsState,
+        replay: Replay,
+        episode_cost: Array,
+        fresh: Array,
+    ) -> DeterministicState:
+        """Budgets are its price's."""
+        del key, acted, critics, replay, episode_cost, fresh
+        return state
 
     def improve(
         self,
