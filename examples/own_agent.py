@@ -85,9 +85,8 @@ class BrakingAgent:
         """How a push moves the system; no push, all pushed up, all pushed down."""
         signs = jnp.array([0.0, 1.0, -1.0])[:, None, None] * jnp.ones(self.env.obs_dim)
         pushed = jnp.arange(length)[:, None] < 3
-        parts = self.model, state, self.env, self.beta
-        ways = rollout.Push(signs * pushed)
-        return rollout.hallucinated_transition(*parts, 0.0), ways
+        parts = self.model, state, self.env, self.beta, 0.0
+        return rollout.hallucinated_transition(*parts), rollout.Push(signs * pushed)
 
 
 def main(folder: Path, model: DynamicsModel | None = None, episodes: int = 3) -> None:
