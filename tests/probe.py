@@ -18,6 +18,7 @@ from safex.config import (
     CVPOConfig,
     DDPGConfig,
     DDPGLagConfig,
+    PIDConfig,
     SACConfig,
     SACLagConfig,
     TD3Config,
@@ -39,13 +40,15 @@ _COMMON = {
     "tau": 0.05,
 }
 _SOFT = {"temperature_lr_rate": 1e-2, "init_temperature": 0.02, "target_entropy": -3.0}
+# An actor that follows its price in a round or two bears gains that are not small.
+_PID = {"pid": PIDConfig(k_p=0.5, k_i=0.2, k_d=0.0, relative=True)}
 CONFIGS = {
     "SAC": SACConfig(**_COMMON, **_SOFT),
     "TD3": TD3Config(**_COMMON),
     "DDPG": DDPGConfig(**_COMMON),
-    "SACLag": SACLagConfig(**_COMMON, **_SOFT),
-    "TD3Lag": TD3LagConfig(**_COMMON),
-    "DDPGLag": DDPGLagConfig(**_COMMON),
+    "SACLag": SACLagConfig(**_COMMON, **_SOFT, **_PID),
+    "TD3Lag": TD3LagConfig(**_COMMON, **_PID),
+    "DDPGLag": DDPGLagConfig(**_COMMON, **_PID),
     "CVPO": CVPOConfig(
         **_COMMON, estep_kl=0.1, mstep_kl_mean=0.05, mstep_kl_std=0.005, min_std=0.05
     ),

@@ -10,10 +10,8 @@ from safex.config.constraints import PIDConfig
 
 OFF_POLICY_KINDS = ("SAC", "TD3", "DDPG", "SACLag", "TD3Lag", "DDPGLag", "CVPO")
 
-# Gains on an episode's cost, in budgets: one setting for all tasks.
-_EPISODIC_PID = PIDConfig(k_p=0.5, k_i=0.2, k_d=0.0, relative=True)
-# The same as FSRL has them (commit e056fc9), in units of cost.
-_FSRL_PID = PIDConfig(k_p=0.05, k_i=0.0005, k_d=0.1)
+# Gains on an episode's cost as FSRL has them (commit e056fc9).
+_EPISODIC_PID = PIDConfig(k_p=0.05, k_i=0.0005, k_d=0.1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -341,7 +339,6 @@ OFF_POLICY_PRESETS: Mapping[str, tuple[str, OffPolicyConfig]] = MappingProxyType
                 cost_discount=0.97,
                 tau=0.05,
                 init_temperature=1.0,
-                pid=_FSRL_PID,
             ),
         ),
         "ddpg_lag_fsrl": (
@@ -352,7 +349,6 @@ OFF_POLICY_PRESETS: Mapping[str, tuple[str, OffPolicyConfig]] = MappingProxyType
                 cost_discount=0.97,
                 num_critics=1,
                 tau=0.05,
-                pid=_FSRL_PID,
             ),
         ),
     }
