@@ -81,9 +81,13 @@ def make(max_steps=6, costs=("cost",), **how):
     return Adapted(Slope(**how), name="Slope", max_steps=max_steps, costs=costs)
 
 
-gymnasium.register("Slope-v0", entry_point=Slope, max_episode_steps=9)
-gymnasium.register("Endless-v0", entry_point=Slope)
-COSTLESS = {"breaks": "no cost"}
-gymnasium.register(
-    "Costless-v0", entry_point=Slope, kwargs=COSTLESS, max_episode_steps=9
-)
+# Under two names, `foreign` and `tests.foreign`, this module may come twice.
+if "Slope-v0" not in gymnasium.registry:
+    gymnasium.register("Slope-v0", entry_point=Slope, max_episode_steps=9)
+    gymnasium.register("Endless-v0", entry_point=Slope)
+    gymnasium.register(
+        "Costless-v0",
+        entry_point=Slope,
+        kwargs={"breaks": "no cost"},
+        max_episode_steps=9,
+    )

@@ -195,7 +195,7 @@ def test_another_agent_of_the_same_sort_drops_what_it_has_not():
     arguments, (note,) = read_command_line(CONFIG_DIR, "launcher_pendulum", line)
     config = read_config(compose_config(*arguments))
     assert config.agent.settings.pid.k_p == 1.0
-    assert "SACLag has no estep_newest, num_samples, estep_kl" in note
+    assert "SACLag has no threshold, estep_newest, num_samples" in note
 
 
 def test_a_task_that_an_agent_cannot_do_is_refused():
