@@ -300,7 +300,6 @@ class MPCAgent:
         """
         span = self.planner.span
         terminal = TerminalConfig(steps=span - 1)
-
         stds = self._stds(state, obs, action[None], terminal)
 
         def cost(eta: Array) -> Array:
