@@ -4,10 +4,13 @@ python benchmarks/study.py run               # everything; can be stopped and re
 python benchmarks/study.py run --tasks pendulum car_park --methods minmax unsafe
 python benchmarks/study.py run --ablations   # minmax without its parts
 python benchmarks/study.py report            # tables from what is there
+python benchmarks/study.py keep              # add what is there to docs/study.jsonl
+python benchmarks/study.py report --kept     # tables from that file
 
 Each group is one call of a launcher, a core for each seed. A killed study goes on where
 it was when started again. The seeds are not those of the launchers' default jobs, on
-which settings were found.
+which settings were found. All of it takes a day on two cores, so that what has finished
+is kept, a line a group with its revision and options, and the rest can be run later.
 """
 
 import argparse
@@ -88,6 +91,45 @@ class Group(NamedTuple):
         return json.loads(path.read_text()) if path.exists() else None
 
 
+KEPT = ROOT / "docs" / "study.jsonl"
+
+
+def kept() -> dict[tuple[str, str], dict[str, Any]]:
+    """What the file of finished groups has, by task and method."""
+    if not KEPT.exists():
+        return {}
+    lines = [json.loads(line) for line in KEPT.read_text().splitlines()]
+    return {(line["task"], line["method"]): line for line in lines}
+
+
+def keep(arguments: argparse.Namespace) -> None:
+    """Puts the finished groups into that file, in the place of older ones."""
+    lines = kept()
+    for group in groups(arguments):
+        if summary := group.summary(arguments.out):
+            lines[group.task, group.method] = {
+                "task": group.task,
+                "method": group.method,
+                "options": arguments.options,
+                "summary": _short(summary),
+            }
+    KEPT.write_text("".join(json.dumps(line) + "\n" for line in lines.values()))
+
+
+def _short(summary: dict[str, Any]) -> dict[str, Any]:
+    """A summary without what no table of the study shows."""
+    keep = ("revision", "episodes", "random_steps", "seconds_per_decision", "limits")
+    seeds = [
+        {name: value for name, value in seed.items() if name != "scores"}
+        for seed in summary["seeds"]
+    ]
+    coverage = {"coverage": summary["aggregate"]["coverage"]}
+    return {name: summary[name] for name in keep} | {
+        "seeds": seeds,
+        "aggregate": coverage,
+    }
+
+
 def groups(arguments: argparse.Namespace) -> Iterator[Group]:
     """The groups asked for, method by method, so that every task comes early."""
     methods = ABLATIONS if arguments.ablations else METHODS
@@ -111,6 +153,7 @@ def run(arguments: argparse.Namespace, group: Group) -> str:
 
 HEAD = (
     "method",
+    "seeds, episodes, revision",
     "violating steps, IQM [95 %]",
     "each seed",
     "events",
@@ -126,12 +169,16 @@ HEAD = (
 
 def report(arguments: argparse.Namespace) -> None:
     """Prints a table of each task as Markdown, from the finished groups."""
+    lines = kept() if arguments.kept else {}
     for task in arguments.tasks:
-        rows = [
-            _row(group.method, summary)
-            for group in groups(arguments)
-            if group.task == task and (summary := group.summary(arguments.out))
-        ]
+        rows = []
+        for group in groups(arguments):
+            if arguments.kept:
+                summary = lines.get((group.task, group.method), {}).get("summary")
+            else:
+                summary = group.summary(arguments.out)
+            if group.task == task and summary:
+                rows.append(_row(group.method, summary))
         if rows:
             print_markdown(task.replace("_", " "), HEAD, rows)
 
@@ -154,6 +201,7 @@ def _row(method: str, summary: dict[str, Any]) -> list[str]:
     ]
     return [
         method,
+        f"{len(seeds)}, {summary['episodes']}, `{summary['revision'][:7]}`",
         f"{violations.iqm:.1f} [{violations.low:.1f}, {violations.high:.1f}]",
         ", ".join(map(str, after)),
         str(sum(s["training_violation_events"] for s in seeds)),
@@ -173,7 +221,7 @@ def _largest(per_seed: Iterator[Sequence[float]]) -> str:
 def main() -> None:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["run", "report"])
+    parser.add_argument("what", choices=["run", "report", "keep"])
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "study")
     parser.add_argument("--seed", type=int, default=1, help="the seeds come from it")
     parser.add_argument("--seeds", type=int, default=5, help="how many a group")
@@ -184,6 +232,9 @@ def main() -> None:
         "--ablations", action="store_true", help="minmax without its parts"
     )
     parser.add_argument("--options", nargs="*", default=[], help="for every launcher")
+    parser.add_argument(
+        "--kept", action="store_true", help="report what docs/study.jsonl has"
+    )
     arguments = parser.parse_args()
     known = ABLATIONS if arguments.ablations else METHODS
     for method in arguments.methods or ():
@@ -194,6 +245,8 @@ def main() -> None:
     if arguments.what == "run":
         for group in groups(arguments):
             print(run(arguments, group), flush=True)
+    if arguments.what == "keep":
+        keep(arguments)
     report(arguments)
 
 
