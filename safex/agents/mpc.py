@@ -391,7 +391,7 @@ class MPCAgent:
         terminal: TerminalConfig = rollout.NO_TERMINAL,
     ) -> rollout.Stds | None:
         """Those an adversary of `actions` `[H, A]` pushes by, as in the planner."""
-        if getattr(self.planner, "std_along", "plan") == "attack":
+        if self.planner.std_along == "attack":
             return None
         transition = rollout.mean_transition(self.model, state.model_state, self.env)
         return rollout.trace(

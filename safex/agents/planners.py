@@ -87,6 +87,11 @@ class Planner(Protocol):
         """`H + K`, the steps that a plan's costs are of [steps]."""
         ...
 
+    @property
+    def std_along(self) -> str:
+        """Whose stds an adversary pushes by, those of the `plan` or of the `attack`."""
+        ...
+
     def problem(
         self, key: Array, env: Environment, model: DynamicsModel, situation: Situation
     ) -> Callable[[Array], Score] | Game:
@@ -204,6 +209,11 @@ class _Sampled(_Rollouts):
 
     sampling_mode: str = "MEAN"
     num_particles: int = 1
+
+    @property
+    def std_along(self) -> str:
+        """The watch over the backup pushes by those of its plan."""
+        return "plan"
 
     def _noise(self, key: Array, env: Environment, model: DynamicsModel) -> Noise:
         """Leaves `[P, H + K, ...]`."""

@@ -145,8 +145,8 @@ class MinMaxConfig:
     horizon: int = 20
     num_iter_x: int = 2
     num_iter_y: int = 2
-    num_samples_x: int = 40
-    num_samples_y: int = 24
+    num_samples_x: int = 32
+    num_samples_y: int = 16
     num_elites_x: int = 6
     num_elites_y: int = 5
     num_fixed_elites_x: int = 2
