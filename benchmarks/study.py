@@ -168,37 +168,111 @@ HEAD = (
 
 
 def report(arguments: argparse.Namespace) -> None:
-    """Prints a table of each task as Markdown, from the finished groups."""
+    """Prints a table of each task as Markdown, and one of what they come to."""
     lines = kept() if arguments.kept else {}
+    claims = []
     for task in arguments.tasks:
-        rows = []
+        found: dict[str, dict[str, Any]] = {}
         for group in groups(arguments):
             if arguments.kept:
                 summary = lines.get((group.task, group.method), {}).get("summary")
             else:
                 summary = group.summary(arguments.out)
             if group.task == task and summary:
-                rows.append(_row(group.method, summary))
-        if rows:
+                found[group.method] = summary
+        if found:
+            rows = [_row(*item) for item in found.items()]
             print_markdown(task.replace("_", " "), HEAD, rows)
+            claims += _claims(task.replace("_", " "), found)
+    if claims:
+        print_markdown("What they come to", CLAIMS, claims)
+
+
+CLAIMS = (
+    "task",
+    "method",
+    "violating steps",
+    "of unsafe's",
+    "of safe (mean)'s",
+    "behind the oracle's return, mean (worst seed)",
+    "episodes over budget",
+    "two stds: next, held out, far",
+)
+
+
+def _claims(task: str, found: dict[str, dict[str, Any]]) -> list[list[str]]:
+    """What a method with an adversary is held to, beside those it is compared with.
+
+    Violating steps are those after the random phase, in all seeds; only groups of the
+    same seeds are compared.
+    """
+    violations = {method: sum(_after_random(found[method])) for method in found}
+    return [
+        [
+            task,
+            method,
+            str(violations[method]),
+            *(
+                f"{violations[method] / violations[other]:.0%}"
+                if violations.get(other) and _seeds(found[other]) == _seeds(summary)
+                else "-"
+                for other in ("unsafe", "safe (mean)")
+            ),
+            _behind(summary, found.get("oracle")),
+            str(sum(seed["episodes_over_budget"] for seed in summary["seeds"])),
+            ", ".join(_shares(summary, region)["2"] for region in REGIONS),
+        ]
+        for method, summary in found.items()
+        if method not in ("unsafe", "safe (mean)", "oracle")
+    ]
+
+
+def _behind(summary: dict[str, Any], oracle: dict[str, Any] | None) -> str:
+    """How far a final return is below the oracle's, in shares of its size."""
+    if oracle is None or _seeds(oracle) != _seeds(summary):
+        return "-"
+    best = _mean([seed["final_return"] for seed in oracle["seeds"]])
+    final = [seed["final_return"] for seed in summary["seeds"]]
+    mean, worst = ((best - value) / abs(best) for value in (_mean(final), min(final)))
+    return f"{mean:.1%} ({worst:.1%})"
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _seeds(summary: dict[str, Any]) -> list[int]:
+    return [seed["seed"] for seed in summary["seeds"]]
+
+
+def _after_random(summary: dict[str, Any]) -> list[int]:
+    """Violating steps of each seed after its random phase."""
+    return [
+        seed["training_violating_steps"] - seed["random_violating_steps"]
+        for seed in summary["seeds"]
+    ]
+
+
+REGIONS = ("prequential", "held_out", "out_of_distribution")
+
+
+def _shares(summary: dict[str, Any], region: str) -> dict[str, str]:
+    """Coverage in per cent at one, two and three stds; empty if nothing is claimed."""
+    levels = summary["aggregate"]["coverage"][region]
+    return {
+        level: "-" if levels[level] is None else f"{100 * levels[level]['mean']:.0f}"
+        for level in "123"
+    }
 
 
 def _row(method: str, summary: dict[str, Any]) -> list[str]:
     from safex.training.statistics import estimate  # noqa: PLC0415, imports SciPy
 
-    seeds, aggregate = summary["seeds"], summary["aggregate"]
-    after = [s["training_violating_steps"] - s["random_violating_steps"] for s in seeds]
+    seeds = summary["seeds"]
+    after = _after_random(summary)
     violations = estimate(after, worst="max")
     final = estimate([s["final_return"] for s in seeds], worst="min")
-    shares = [
-        "-"
-        if aggregate["coverage"][where]["1"] is None
-        else " / ".join(
-            f"{100 * aggregate['coverage'][where][level]['mean']:.0f}"
-            for level in "123"
-        )
-        for where in ("prequential", "held_out", "out_of_distribution")
-    ]
+    shares = [" / ".join(_shares(summary, region).values()) for region in REGIONS]
     return [
         method,
         f"{len(seeds)}, {summary['episodes']}, `{summary['revision'][:7]}`",
@@ -209,7 +283,7 @@ def _row(method: str, summary: dict[str, Any]) -> list[str]:
         _largest(s["worst_episode_cost"] for s in seeds),
         f"{final.iqm:.1f} [{final.low:.1f}, {final.high:.1f}] ({final.worst:.1f})",
         str(sum(s["infeasible_plans"] for s in seeds)),
-        *shares,
+        *(share if share != "- / - / -" else "-" for share in shares),
     ]
 
 

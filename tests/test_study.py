@@ -7,18 +7,19 @@ import pytest
 from benchmarks import study
 
 
-def _summary(revision: str, violations: int) -> dict:
+def _summary(revision: str, violations: int, final_return: float = -350.0) -> dict:
     """What a launcher writes, as far as the study reads it."""
     shares = {level: {"mean": 0.9} for level in "123"}
     seed = {
         "seed": 7,
-        "final_return": -350.0,
+        "final_return": final_return,
         "training_violating_steps": violations,
         "random_violating_steps": 2,
         "training_violation_events": 1,
         "worst_excess": [0.25],
         "worst_episode_cost": [3.0],
         "infeasible_plans": 4,
+        "episodes_over_budget": 1,
         "scores": {"held_out": {"nll": 1.0}},
     }
     return {
@@ -77,3 +78,17 @@ def test_report_of_results_does_not_show_what_is_only_kept(call, tmp_path):
     (tmp_path / "results" / "pendulum" / "minmax" / "summary.json").unlink()
     assert "minmax" not in call("report")
     assert "minmax" in call("report", "--kept")
+
+
+def test_a_method_is_held_to_the_others_of_the_same_seeds(call, tmp_path):
+    _finish(tmp_path, "pendulum", "minmax", _summary("a" * 40, 4, -210.0))
+    _finish(tmp_path, "pendulum", "unsafe", _summary("a" * 40, 42, -190.0))
+    _finish(tmp_path, "pendulum", "oracle", _summary("a" * 40, 2, -200.0))
+    other = _summary("a" * 40, 12)
+    other["seeds"] = other["seeds"][:1]
+    _finish(tmp_path, "pendulum", "safe_mean", other)
+
+    line = call("report").splitlines()[-1]
+
+    # 2 + 2 of 40 + 40, 10 below -200, no safe (mean) of these seeds.
+    assert line.startswith("| pendulum | minmax | 4 | 5% | - | 5.0% (5.0%) | 2 | 90, 9")
