@@ -80,8 +80,13 @@ PETS = Work(4, 1, (200,) * 4, 350, 35, 20, 5, 15)
 SMALL = Work(3, 1, (64,) * 3, 500, 50, 10, 5, 20)
 
 
-def pets_agent(work: Work, activation: str, dtype: str, num_devices: int) -> MPCAgent:
-    """The agent that does a piece of work."""
+def pets_agent(
+    work: Work, activation: str, dtype: str, num_devices: int, num_inducing: int = 0
+) -> MPCAgent:
+    """The agent that does a piece of work.
+
+    Without a second opinion on new inputs, which PETS and the peer do not have.
+    """
     ensemble = EnsembleConfig(
         features=work.features,
         activation=activation,
@@ -100,7 +105,10 @@ def pets_agent(work: Work, activation: str, dtype: str, num_devices: int) -> MPC
     return MPCAgent(
         env,
         probabilistic_ensemble(
-            work.obs_dim, work.action_dim, ensemble, CalibrationConfig()
+            work.obs_dim,
+            work.action_dim,
+            ensemble,
+            CalibrationConfig(num_inducing=num_inducing),
         ),
         planners.Nominal(work.horizon, "TSInf", work.particles),
         CEM(work.action_dim, search, num_devices),
@@ -150,11 +158,17 @@ def decisions(agent: MPCAgent) -> Callable[[], Timing]:
 def compare(title: str, work: Work, rounds: int, peers: bool, peak: float) -> None:
     """Times our variants, and the peer where asked, in turn."""
     cores = jax.local_device_count()
-    variants = {
+    variants: dict[str, tuple[Any, ...]] = {
         "safex, swish": ("swish", "float32", cores),
         "safex, swish, one device": ("swish", "float32", 1),
         "safex, algebraic swish": ("algebraic_swish", "float32", cores),
         "safex, swish, bfloat16": ("swish", "bfloat16", cores),
+        "safex, algebraic swish, second opinion": (
+            "algebraic_swish",
+            "float32",
+            cores,
+            CalibrationConfig().num_inducing,
+        ),
     }
     calls = {
         name: decisions(pets_agent(work, *variant))

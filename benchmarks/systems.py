@@ -16,6 +16,7 @@ class Sizes:
     obs_dim: int
     action_dim: int
     num_constraints: int = 1
+    max_steps: int = 200
 
     def reward(self, obs: Array, action: Array, next_obs: Array) -> Array:
         """`-|next_obs|^2`."""
