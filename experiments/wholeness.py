@@ -43,6 +43,11 @@ def missing(folder: Path, config: Experiment) -> Iterator[tuple[Path, int]]:
             yield seed, first
 
 
+def what_counts(config: Experiment) -> str:
+    """What the checkpoints of a run are numbered by."""
+    return "step" if isinstance(config, ModelFreeConfig) else "episode"
+
+
 def _first_broken(seed: Path, episodes: int) -> int:
     """The first episode of which a file cannot be read, `episodes` if none."""
     records = []
