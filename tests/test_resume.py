@@ -239,6 +239,8 @@ def test_the_launching_command_sees_what_is_damaged_as_well(job, copy, capsys):
     for seed in ("seed_0", "seed_1"):
         # As if it had been killed in its last episode.
         (copy / seed / "checkpoints" / "episode_0004.ckpt").unlink()
+        (copy / seed / "episodes" / "episode_004.npz").unlink()
+        (copy / seed / "forecast.npz").unlink()
     edit(copy / "seed_1" / "metrics.jsonl", 3, "return", "retury")
     more = ("train.num_model_updates=4", f"results_dir={copy}", "render=false")
     running.run_job(read(*TINY, *more, "verbose=false"))
