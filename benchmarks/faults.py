@@ -18,6 +18,7 @@ forked from this one, which has the imports done and nothing computed.
 import argparse
 import collections
 import contextlib
+import fnmatch
 import json
 import os
 import pickle
@@ -440,6 +441,8 @@ def files(lab: Lab, options: argparse.Namespace) -> Iterator[Row]:
             for path in example.rglob("*")
             if path.is_file() and path.stat().st_size
         )
+        number_of_all = len(names)
+        names = [name for name in names if fnmatch.fnmatch(name, options.match)]
         shutil.rmtree(example)
         for damage, do in DAMAGES.items():
             number = options.files if options.files is not None else len(names)
@@ -461,7 +464,7 @@ def files(lab: Lab, options: argparse.Namespace) -> Iterator[Row]:
                 _clean(job, outcome)
             if not outcomes:
                 continue
-            which = "every file" if len(looked) == len(names) else "files drawn"
+            which = "every file" if len(looked) == number_of_all else "files drawn"
             article = "an" if state == "unfinished" else "a"
             fault = f"{which} of {article} {state} run, one at a time, {damage}"
             yield Row(fault, len(outcomes), outcomes)
@@ -778,6 +781,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="run again after damage to N files, drawn at random, of each state and "
         "kind of damage (default: all); of the others of a finished run only look "
         "whether the damage is found",
+    )
+    parser.add_argument(
+        "--match",
+        default="*",
+        metavar="PATTERN",
+        help="damage only files of such a name, e.g. '*/metrics.*' (default: all)",
     )
     parser.add_argument(
         "--state",

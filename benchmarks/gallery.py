@@ -115,18 +115,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     default = ROOT / "docs" / "figures" / "gallery"
     parser.add_argument("--out", type=Path, default=default)
     arguments = parser.parse_args(argv)
-    made = 0
-    for figure in FIGURES:
-        found = draw(figure, arguments.results, arguments.out)
-        made += found
-        print(f"{figure.name}: {'made' if found else 'no such run, left as it was'}")
-    if not made:
+    made = [draw(figure, arguments.results, arguments.out) for figure in FIGURES]
+    if not any(made):
         print(
             f"safex: no run in {arguments.results}, expected <task>/<method>/plots; "
             "run `python benchmarks/study.py run` first",
             file=sys.stderr,
         )
-    return 0 if made else 1
+        return 1
+    for figure, found in zip(FIGURES, made, strict=True):
+        print(f"{figure.name}: {'made' if found else 'no such run, left as it was'}")
+    return 0
 
 
 if __name__ == "__main__":

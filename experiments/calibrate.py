@@ -203,7 +203,7 @@ def table(entries: Sequence[dict[str, Any]], title: str) -> Table:
     found.add_column("after\nepisode", justify="right")
     for name in ("held out", "next episode", "far"):
         found.add_column(f"{name}\n95 %", justify="right")
-        found.add_column("1, 2, 3\nstds", justify="right")
+        found.add_column("1, 2, 3\nstds", justify="right", no_wrap=True)
     for name in (
         "next 10\nsteps, 95 %",
         "far 10\nsteps, 95 %",

@@ -19,7 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from experiments.configuration import Experiment, ModelFreeConfig, read_mapping
+from experiments.configuration import Experiment, read_mapping
 from experiments.registry import KINDS
 from safex.errors import SafexError
 
@@ -79,10 +79,8 @@ def _resume(folder: Path, launcher: str | None, *, dry_run: bool) -> None:
     """
     from experiments.running import run_job  # noqa: PLC0415
     from experiments.runs import read_plain  # noqa: PLC0415
-    from safex.training.checkpoint import (  # noqa: PLC0415
-        forget_checkpoints,
-        newest_checkpoint,
-    )
+    from experiments.wholeness import what_counts  # noqa: PLC0415
+    from safex.training.checkpoint import newest_checkpoint  # noqa: PLC0415
 
     plain = read_plain(folder)
     # A folder that was moved is still the job's.
@@ -102,20 +100,9 @@ def _resume(folder: Path, launcher: str | None, *, dry_run: bool) -> None:
         print(f"{seed}: from {what_counts(config)} {restart} on")
     if not lost:
         print(f"{folder}: its report")
-    if dry_run:
-        return
-
-    def prepare() -> None:
-        # Looked at again: somebody may have worked on it until now.
-        for seed, first in _missing_of_all(folder, config).items():
-            forget_checkpoints(seed / "checkpoints", first - 1)
-
-    run_job(config, prepare)
-
-
-def what_counts(config: Experiment) -> str:
-    """What the checkpoints of a run are numbered by."""
-    return "step" if isinstance(config, ModelFreeConfig) else "episode"
+    if not dry_run:
+        # Which looks again: somebody may have worked on it until now.
+        run_job(config)
 
 
 def _missing_of_all(folder: Path, config: Experiment) -> dict[Path, int]:

@@ -29,11 +29,12 @@ from experiments.runtime import set_up_jax
 from experiments.tables import model_free_table, summary_table
 from experiments.tracking import check_tracking
 from experiments.training import ERROR_FILE, train_units
-from experiments.wholeness import missing
+from experiments.wholeness import missing, what_counts
 from safex.agents.mpc import MPCAgent
 from safex.envs.contract import check_environment
 from safex.errors import ConfigError, UnfinishedError
 from safex.training import model_free_report, report
+from safex.training.checkpoint import forget_checkpoints, newest_checkpoint
 from safex.training.files import sealed, write_text
 from safex.training.lockstep import default_group_size
 from safex.training.margins import limits_of
@@ -43,7 +44,7 @@ from safex.training.report import RunInfo
 from safex.training.results import read_all
 
 
-def run_job(config: Experiment, prepare: Callable[[], None] | None = None) -> Path:
+def run_job(config: Experiment) -> Path:
     """Trains every seed of every point, then reports on each point.
 
     Points whose configurations differ in traced numbers alone go through the same
@@ -51,8 +52,6 @@ def run_job(config: Experiment, prepare: Callable[[], None] | None = None) -> Pa
 
     Args:
       config: of the job.
-      prepare: called when nothing has been refused and nobody else can work in the
-        folder, before anything is run.
 
     Returns:
       the results folder.
@@ -76,8 +75,8 @@ def run_job(config: Experiment, prepare: Callable[[], None] | None = None) -> Pa
     console = Console(stderr=False)
     with open_results_dir(config) as folder:
         console.print(f"results in {folder}")
-        if prepare:
-            prepare()
+        if not getattr(config.launcher.settings, "dry_run", False):
+            _forget_broken(job, folder, console)
         write_config(folder, config)
         for point in job.points:
             if point.name:
@@ -97,6 +96,24 @@ def run_job(config: Experiment, prepare: Callable[[], None] | None = None) -> Pa
             if ended is not None:
                 finish(job, folder, console, ended)
     return folder
+
+
+def _forget_broken(job: Job, folder: Path, console: Console) -> None:
+    """Makes each seed go on from before the first of its files that is not whole.
+
+    The last checkpoint alone says nothing of the files beside it: numbers that damage
+    changed would otherwise stand beside right ones, and nobody could tell any more.
+    """
+    for point in job.points:
+        for seed, first in missing(folder / point.name, point.config):
+            checkpoints = seed / "checkpoints"
+            before = newest_checkpoint(checkpoints)
+            forget_checkpoints(checkpoints, first - 1)
+            restart = newest_checkpoint(checkpoints)
+            if restart < before:
+                what = what_counts(point.config)
+                text = f"{seed}: not all of it is whole; from {what} {restart + 1} on"
+                console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def _check_parts(config: Experiment) -> None:
@@ -190,7 +207,7 @@ def finish(
     summaries = []
     for point in job.points:
         found = list(missing(folder / point.name, point.config))
-        what = "step" if isinstance(point.config, ModelFreeConfig) else "episode"
+        what = what_counts(point.config)
         lost += [
             _why(seed, f"{what} {first}", folder, ended or {}) for seed, first in found
         ]

@@ -43,6 +43,11 @@ def missing(folder: Path, config: Experiment) -> Iterator[tuple[Path, int]]:
             yield seed, first
 
 
+def what_counts(config: Experiment) -> str:
+    """What the checkpoints of a run are numbered by."""
+    return "step" if isinstance(config, ModelFreeConfig) else "episode"
+
+
 def _first_broken(seed: Path, episodes: int) -> int:
     """The first episode of which a file cannot be read, `episodes` if none."""
     records = []
@@ -51,9 +56,11 @@ def _first_broken(seed: Path, episodes: int) -> int:
             path = seed / "episodes" / f"episode_{episode:03d}.npz"
             records.append(load_record(path))
         except ValueError:
-            return episode
+            # What stands before it must be whole all the same.
+            break
     metrics = _whole_rows(seed / "metrics.jsonl", "train/episode/number")
     whole = min(
+        len(records),
         len(metrics),
         len(_whole_rows(seed / "timing.jsonl", "episode", _TIMED)),
         _first_other_row(seed / "metrics.csv", metrics),

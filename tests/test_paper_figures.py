@@ -5,12 +5,15 @@ import zlib
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
 
 from experiments.plot import main
 from safex.training import plots
 from safex.training.plots.curves import Curves
 from safex.training.plots.pareto import Trade, front
-from safex.training.plots.style import PAGE, at_most, looks, new_figure
+from safex.training.plots.style import PAGE, at_most, looks, new_figure, wrapped
+from safex.training.statistics import Improvement, Profile
 from tests.finished_run import seed_of, write_run
 
 TWO = {
@@ -145,3 +148,60 @@ def test_a_run_that_lacks_episodes_is_one_clear_line(tmp_path, capsys):
     assert main([str(a), "--out", str(tmp_path / "out")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("safex: ") and "config.yaml" in line
+
+
+LONG = "safe bnn (agent.pes_alpha={},constraint.kind=AugmentedLagrangian,env.mass=0.3)"
+
+
+def inside(figure):
+    """Whether every text of a figure lies within it, but numbers beyond an x-axis."""
+    FigureCanvasAgg(figure).draw()
+    whole = figure.bbox
+    beyond = {label for axes in figure.axes for label in axes.get_xticklabels()}
+    boxes = [
+        text.get_window_extent()
+        for text in figure.findobj(Text)
+        if text.get_text().strip() and text not in beyond
+    ]
+    assert len(boxes) > 5
+    return all(
+        whole.x0 - 1 <= box.x0 and box.x1 <= whole.x1 + 1 and box.y0 >= whole.y0 - 1
+        for box in boxes
+    )
+
+
+def test_names_of_a_grid_are_not_cut_off(tmp_path):
+    """Four points of a grid, named after all that was set."""
+    names = [LONG.format(i) for i in range(4)]
+    trades = {name: Trade([0.0, 2.0], [1.0, 3.0]) for name in names}
+    share = np.array([1.0, 0.5])
+    profile = Profile(np.array([0.0, 1.0]), share, share, share)
+    pairs = [(names[0], name, Improvement(0.5, 0.2, 0.9)) for name in names[1:]]
+    figures = [
+        plots.plot_pareto(tmp_path / "p.png", trades, price="x", gain="y"),
+        plots.plot_profiles(tmp_path / "f.png", {"x": dict.fromkeys(names, profile)}),
+        plots.plot_improvement(tmp_path / "i.png", {"x": pairs, "return": pairs}),
+    ]
+    assert all(map(inside, figures))
+    (legend,) = figures[0].legends
+    told = ["".join(text.get_text().split()) for text in legend.get_texts()]
+    assert told == ["".join(name.split()) for name in names]
+
+
+def test_short_names_stand_beside_each_other_and_long_ones_are_broken():
+    assert wrapped("safe bnn", 2.0) == "safe bnn"
+    lines = wrapped(LONG.format(1), 1.5).splitlines()
+    assert len(lines) >= 4
+    assert "".join(lines).replace(" ", "") == LONG.format(1).replace(" ", "")
+    assert wrapped("unbreakable" * 9, 1.0) == "unbreakable" * 9
+
+
+def test_a_picture_without_violations_has_no_negative_counts(tmp_path):
+    trades = {"a": Trade([0.0, 0.0], [1.0, 3.0])}
+    figure = plots.plot_pareto(tmp_path / "p.png", trades, price="x", gain="y")
+    (axes,) = figure.axes
+    FigureCanvasAgg(figure).draw()
+    low, high = axes.get_xlim()
+    shown = [tick for tick in axes.get_xticks() if low <= tick <= high]
+    assert -0.1 < low < 0 < high
+    assert shown == [0.0, 1.0]

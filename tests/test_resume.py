@@ -208,7 +208,7 @@ def test_what_was_launched_dry_is_resumed_for_real(tmp_path, monkeypatch):
         tmp_path, read("method=safe", "launcher=slurm", "launcher.dry_run=true")
     )
     ran = []
-    monkeypatch.setattr(running, "run_job", lambda config, prepare: ran.append(config))
+    monkeypatch.setattr(running, "run_job", ran.append)
     assert resume.main([str(tmp_path)]) == 0
     assert (ran[0].launcher.kind, ran[0].launcher.settings.dry_run) == ("slurm", False)
 
@@ -232,3 +232,22 @@ def test_a_folder_without_a_job_is_named_and_the_next_goes_on(job, capsys, tmp_p
     captured = capsys.readouterr()
     assert "nothing: holds no job" in captured.err
     assert "complete" in captured.out
+
+
+def test_the_launching_command_sees_what_is_damaged_as_well(job, copy, capsys):
+    """Or it would go on from the last checkpoint beside numbers that are not true."""
+    for seed in ("seed_0", "seed_1"):
+        # As if it had been killed in its last episode.
+        (copy / seed / "checkpoints" / "episode_0004.ckpt").unlink()
+        (copy / seed / "episodes" / "episode_004.npz").unlink()
+        (copy / seed / "forecast.npz").unlink()
+    edit(copy / "seed_1" / "metrics.jsonl", 3, "return", "retury")
+    more = ("train.num_model_updates=4", f"results_dir={copy}", "render=false")
+    running.run_job(read(*TINY, *more, "verbose=false"))
+    said = capsys.readouterr().out.replace("\n", "")
+    assert f"{copy}/seed_1: not all of it is whole; from episode 3 on" in said
+    assert f"{copy}/seed_0: not all" not in said
+    for seed in ("seed_0", "seed_1"):
+        for name in ("metrics.csv", "metrics.jsonl", "violations.jsonl"):
+            path = f"{seed}/{name}"
+            assert (copy / path).read_text() == (job / path).read_text()

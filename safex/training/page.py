@@ -84,6 +84,7 @@ background:var(--card)}
 tr:last-child td{border-bottom:0}
 tr.sum td{font-weight:600;border-top:2px solid var(--line)}
 table.text td,table.text th{text-align:left;white-space:normal;overflow-wrap:anywhere}
+table.text td:first-child{overflow-wrap:normal}
 td.bad{background:var(--badbg)}
 figure{margin:.8rem 0;background:#fff;border:1px solid var(--line);border-radius:.5rem;
 padding:.6rem}
@@ -617,7 +618,9 @@ def _comparison(
     summaries = [result.summary for result in results]
     headings = ["experiment", "seeds", "violating steps, mean", "worst seed"]
     for limit in summaries[0]["limits"]:
-        headings.append(f"worst {pretty(limit['name'])} excess [{limit['unit']}]")
+        # A word joiner: a browser would break |a| after its first bar.
+        name = pretty(limit["name"]).replace("|", "|\u2060", 1)
+        headings.append(f"worst {name} excess [{limit['unit']}]")
     headings += ["episodes over budget", "at most", "final return, mean", "worst seed"]
     headings += ["no plan, mean"]
     rows = []

@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from safex.training.plots.style import BLUE, GREY, LIMIT, new_figure, shared_legend
+from safex.training.plots.style import (
+    BLUE,
+    GREY,
+    LIMIT,
+    new_figure,
+    shared_legend,
+    wrapped,
+)
 from safex.training.statistics import Estimate
 
 if TYPE_CHECKING:
@@ -43,6 +50,10 @@ def plot_comparison(
     width = max(4.2, 1.6 + 2.1 * len(metrics))
     height = (1.15 if wide else 1.35) + 0.42 * len(names)
     with new_figure(path, width, height) as figure:
+        rows = [wrapped(name, 0.3 * figure.get_figwidth()) for name in names]
+        lines = max(row.count("\n") + 1 for row in rows)
+        # Three lines have room.
+        figure.set_figheight(height + 0.15 * max(0, lines - 3) * len(names))
         panels = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
         for panel, metric in zip(panels, metrics, strict=True):
             for row, name in enumerate(names):
@@ -54,7 +65,7 @@ def plot_comparison(
             panel.margins(x=0.08)
             if np.ptp(panel.dataLim.intervalx) == 0:  # e.g. no violation anywhere
                 panel.set_xlim(panel.dataLim.x0 - 0.08, panel.dataLim.x0 + 1.0)
-        panels[0].set_yticks(range(len(names)), names)
+        panels[0].set_yticks(range(len(names)), rows)
         panels[0].set_ylim(len(names) - 0.5, -0.5)
         shared_legend(figure, panels, columns=4 if wide else 2)
     return figure

@@ -11,6 +11,7 @@ from safex.training.plots.style import (
     COLUMN,
     GREY,
     finite,
+    integer_ticks,
     looks,
     new_figure,
     shared_legend,
@@ -111,7 +112,11 @@ def plot_pareto(
         every = np.concatenate([x for x, _ in points.values()])
         if every.max() > 50:
             axes.set_xscale("symlog", linthresh=1.0)
-        if every.min() <= 0:
+        elif not np.any(every % 1):
+            integer_ticks(axes.xaxis)
+        if every.max() <= 0:  # No negative counts, where nobody did anything wrong.
+            axes.set_xlim(-0.08, 1.0)
+        elif every.min() <= 0:
             axes.set_xlim(left=-0.3 if every.max() > 50 else -0.04 * every.max() - 0.1)
         else:
             axes.set_xlim(0.8 * every.min(), 1.2 * every.max())

@@ -14,6 +14,7 @@ from safex.training.plots.style import (
     looks,
     new_figure,
     shared_legend,
+    wrapped,
 )
 from safex.training.statistics import Improvement, Profile
 
@@ -99,8 +100,14 @@ def plot_improvement(
     if not panels or not all(panels.values()):
         raise ValueError("panels must hold at least one quantity and one pair")
     pairs = next(iter(panels.values()))
-    height = 0.9 + 0.36 * len(pairs)
-    with new_figure(path, width, height) as figure:
+    with new_figure(path, width, 1.0) as figure:
+        room = 0.4 * figure.get_figwidth()
+        names = [
+            f"{wrapped(one, room)}\n{wrapped(f'over {other}', room)}"
+            for one, other, _ in pairs
+        ]
+        lines = max(name.count("\n") + 1 for name in names)
+        figure.set_figheight(0.9 + 0.18 * lines * len(pairs))
         every = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         for axes, (quantity, found) in zip(every, panels.items(), strict=True):
             axes.axvline(0.5, color=GREY, linewidth=1.0, linestyle="--")
@@ -120,7 +127,6 @@ def plot_improvement(
             axes.set(xlim=(-0.03, 1.03), title=quantity)
             axes.grid(visible=False, axis="y")
             axes.tick_params(axis="y", length=0)
-        names = [f"{one}\nover {other}" for one, other, _ in pairs]
         every[0].set_yticks(range(len(names)), names)
         every[0].set_ylim(len(names) - 0.5, -0.5)
         figure.supxlabel("probability of improvement", fontsize=8.5)

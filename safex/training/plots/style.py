@@ -4,6 +4,8 @@
 
 import contextlib
 import contextvars
+import functools
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,7 +55,8 @@ STYLE: dict[Any, Any] = {
 }
 _SIZES = ("font.size", "axes.titlesize", "axes.labelsize", "legend.fontsize")
 _SMALLER = 0.88  # letters of a figure that was made narrower: 7.5 points
-_ENTRY = 1.45  # inches that an entry of a legend takes
+_LINE = 1.35  # height of a line of text, in font sizes
+_BREAKS = re.compile(r"(?<=[ ,=/._)-])(?=.)")
 # Of files that are equal where the numbers are.
 _NO_DATE: dict[str, Any] = {
     ".pdf": {"metadata": {"CreationDate": None}},
@@ -106,23 +109,84 @@ def new_figure(path: str | Path, width: float, height: float) -> Iterator["Figur
         figure.savefig(path, **_NO_DATE.get(Path(path).suffix, {}))
 
 
+def wrapped(text: str, width: float, size: float | None = None) -> str:
+    """A text in lines no wider than `width` [inches], where it can be broken so.
+
+    Lines end after a space or what joins words in names of settings and folders.
+
+    Args:
+      text: without line breaks.
+      width: of a line.
+      size: of the letters [points]; that of tick labels by default.
+    """
+    import matplotlib as mpl
+    from matplotlib.font_manager import FontProperties
+
+    size = size or FontProperties(size=mpl.rcParams["ytick.labelsize"]).get_size()
+    lines = [""]
+    for word in _BREAKS.split(text):
+        if lines[-1] and _inches((lines[-1] + word).rstrip(), size) > width:
+            lines.append("")
+        lines[-1] += word
+    return "\n".join(line.rstrip() for line in lines)
+
+
+@functools.lru_cache(maxsize=4096)
+def _inches(text: str, size: float) -> float:
+    """How wide a line is."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import TextPath
+
+    path = TextPath((0, 0), text, prop=FontProperties(size=size), usetex=False)
+    return float(path.get_extents().width) / 72 if len(path.vertices) else 0.0
+
+
 def shared_legend(
     figure: "Figure",
     panels: Iterable["Axes"],
     columns: int = 4,
     markerscale: float = 1.0,
 ) -> None:
-    """One legend below all panels, each label once, in no more columns than fit."""
-    columns = max(1, min(columns, int(figure.get_figwidth() / _ENTRY)))
+    """One legend below all panels, each label once, in no more columns than fit.
+
+    A label that is too long for one column is broken, and the figure is made higher by
+    the lines that `columns` columns would not have needed.
+    """
+    import matplotlib as mpl
+
     entries: dict[str, Any] = {}
     for panel in panels:
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)
+    if not entries:
+        return
+    size = float(mpl.rcParams["legend.fontsize"])
+    beside = (
+        size
+        / 72
+        * (mpl.rcParams["legend.handlelength"] + mpl.rcParams["legend.handletextpad"])
+    )
+    between = size / 72 * mpl.rcParams["legend.columnspacing"]
+    room = figure.get_figwidth() - 2 * size / 72
+    wanted = min(columns, len(entries))
+    widths = [beside + _inches(label, size) for label in entries]
+    for number in range(wanted, 0, -1):
+        # As matplotlib fills the columns: one after the other.
+        filled = np.array_split(widths, number)
+        if sum(max(column) + between for column in filled) - between <= room:
+            break
+    labels = [wrapped(label, room - beside, size) for label in entries]
+    lines = max(
+        sum(label.count("\n") + 1 for label in column)
+        for column in np.array_split(np.array(labels, dtype=object), number)
+    )
+    more = lines - -(-len(entries) // wanted)
+    figure.set_figheight(figure.get_figheight() + more * _LINE * size / 72)
     figure.legend(
         list(entries.values()),
-        list(entries),
+        labels,
         loc="outside lower center",
-        ncols=columns,
+        ncols=number,
         markerscale=markerscale,
     )
 
