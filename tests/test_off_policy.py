@@ -19,6 +19,7 @@ from safex.config import (
     OFF_POLICY_PRESETS,
     OffPolicyConfig,
     PIDConfig,
+    TD3LagConfig,
 )
 from safex.constraints.pid import PID
 from safex.errors import ConfigError
@@ -181,6 +182,23 @@ def test_a_price_settles_at_budgets_of_any_size(delay, budget, most, right):
     # FSRL's get there in as long only where a unit of cost is little of a budget.
     fsrl = over(OFF_POLICY_PRESETS["sac_lag_fsrl"][1].pid)
     assert (fsrl > 1.4) == (budget < 25.0)
+
+
+def test_a_smoothed_price_does_not_swing_with_an_actor_that_follows_at_once():
+    """By turns a round of 60 without a price, and one that the slope priced off."""
+
+    def swing(pid):
+        price = EpisodicPrice(PID(pid), (10.0,))
+
+        def turn(state, _):
+            cost = 60.0 * jnp.exp(-price.multiplier(state))
+            return price.update(state, cost, jnp.asarray(True)), cost
+
+        _, costs = jax.lax.scan(turn, price.init(), None, 100)
+        return float(costs[-10:].max() - costs[-10:].min())
+
+    assert swing(OFF_POLICY_PRESETS["sac_lag_fsrl"][1].pid) > 40.0
+    assert swing(TD3LagConfig().pid) < 2.0
 
 
 def test_an_excess_in_budgets_is_at_most_one_and_a_budget_of_0_counts_costs():

@@ -10,8 +10,11 @@ from safex.config.constraints import PIDConfig
 
 OFF_POLICY_KINDS = ("SAC", "TD3", "DDPG", "SACLag", "TD3Lag", "DDPGLag", "CVPO")
 
-# Gains on an episode's cost as FSRL has them (commit e056fc9).
-_EPISODIC_PID = PIDConfig(k_p=0.05, k_i=0.0005, k_d=0.1)
+# Gains on an episode's cost as FSRL has them (commit e056fc9). It does not smooth:
+# after a costly round the slope alone prices the next one off, and so on by turns; and
+# what is left of the excess is priced in thousands of rounds.
+_FSRL_PID = PIDConfig(k_p=0.05, k_i=0.0005, k_d=0.1)
+_EPISODIC_PID = PIDConfig(k_p=0.05, k_i=0.01, k_d=0.1, smoothing=0.8)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -339,6 +342,7 @@ OFF_POLICY_PRESETS: Mapping[str, tuple[str, OffPolicyConfig]] = MappingProxyType
                 cost_discount=0.97,
                 tau=0.05,
                 init_temperature=1.0,
+                pid=_FSRL_PID,
             ),
         ),
         "ddpg_lag_fsrl": (
@@ -349,6 +353,7 @@ OFF_POLICY_PRESETS: Mapping[str, tuple[str, OffPolicyConfig]] = MappingProxyType
                 cost_discount=0.97,
                 num_critics=1,
                 tau=0.05,
+                pid=_FSRL_PID,
             ),
         ),
     }
