@@ -64,7 +64,9 @@ def forget_broken(seed: Path, config: Experiment) -> str:
     restart = newest_checkpoint(checkpoints)
     if restart == before:
         return ""
-    return f"{seed}: not all of it is whole; from {what_counts(config)} {restart + 1} on"
+    return (
+        f"{seed}: not all of it is whole; from {what_counts(config)} {restart + 1} on"
+    )
 
 
 def what_counts(config: Experiment) -> str:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from experiments import evaluate
+from experiments import evaluate, evaluating
 from experiments.folders import write_config
 from experiments.jobs import Job
 from experiments.training import train_units
@@ -39,7 +39,7 @@ class Quiet:
 
 @pytest.fixture(autouse=True)
 def _jax_is_set_up(monkeypatch):
-    monkeypatch.setattr(evaluate, "set_up_jax", lambda: None)
+    monkeypatch.setattr(evaluating, "set_up_jax", lambda: None)
 
 
 @pytest.fixture(scope="module")
