@@ -24,6 +24,7 @@ from safex.types import Array, Dataset, DynamicsModel, Environment, PyTree, Tran
 
 STRIDE = 10
 NUM_FAR = 500
+WIDTH = 120  # of the table, in characters
 REGIONS = ("held_out", "next", "far")
 
 
@@ -172,7 +173,7 @@ def summarise(
 
 def table(entries: Sequence[dict[str, Any]], title: str) -> Table:
     """One row an episode: what of the nominal 95 % and of 1, 2, 3 stds was held."""
-    found = Table(title=title, box=box.SIMPLE_HEAD)
+    found = Table(title=title, box=box.SIMPLE_HEAD, collapse_padding=True)
     found.add_column("after\nepisode", justify="right")
     for name in ("held out", "next episode", "far"):
         found.add_column(f"{name}\n95 %", justify="right")
@@ -278,7 +279,7 @@ def calibrate(
     }
     (out / "calibration.json").write_text(json.dumps(text, indent=2) + "\n")
     draw(out / "calibration.png", runs)
-    Console(width=120).print(table(entries, f"{title}, {len(runs)} seeds"))
+    Console(width=WIDTH).print(table(entries, f"{title}, {len(runs)} seeds"))
     print(f"written to {out}")
 
 

@@ -184,14 +184,16 @@ def table(summary: dict[str, Any]) -> Table:
             f"{_of_which(summary)} on {summary['env']}{changed}: "
             f"{episodes} episodes a seed"
         ),
+        # Two limits and the rest go into the 80 characters of a terminal.
+        padding=(0, 1 if len(summary["limits"]) < 2 else 0),
         collapse_padding=True,
         caption=f"{certificate['over_budget']} of {certificate['episodes']} episodes "
         f"broke their budget: at most {100 * certificate['binomial']:.1f} % do, on the "
         f"average over these agents, with {100 * certificate['level']:g} % confidence "
         "(binomial); bound: the same of each agent alone",
     )
-    headings = ["seed", "violating\nsteps", "episodes\nover budget", "bound"]
-    headings += [f"{x['name']}\nexcess [{x['unit']}]" for x in summary["limits"]]
+    headings = ["seed", "violating\nsteps", "episodes\nover\nbudget", "bound"]
+    headings += [f"{x['name']}\nexcess\n[{x['unit']}]" for x in summary["limits"]]
     planned = "checkpoint" not in summary
     if not planned:
         headings += [f"cost,\nof {x['cost_budget']:g}" for x in summary["limits"]]

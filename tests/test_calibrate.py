@@ -1,3 +1,4 @@
+import io
 import json
 
 import jax
@@ -5,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import yaml
+from rich.console import Console
 
 from experiments import calibrate, calibrating
 from experiments.configuration import plain_of
@@ -96,6 +98,20 @@ def test_the_summary_says_where_the_band_holds(fits):
     assert set(mean["dimensions"]) == set(ENV.obs_names)
     shown = calibrating.table(entries, "title")
     assert shown.row_count == 3
+    # As wide as the command prints it, a fit is a line, whatever its numbers.
+    entries[0]["one_step"]["far"]["mean"]["coverage"] = {1: 1.0, 2: 1.0, 3: 1.0}
+    entries[0]["one_step"]["held_out"]["mean"]["nll"] = -1234.5
+    console = Console(width=calibrating.WIDTH, file=io.StringIO())
+    console.print(calibrating.table(entries, "title"))
+    text = console.file.getvalue()
+    lines = [line.split() for line in text.splitlines() if line.strip()]
+    rows = [line for line in lines if line[0] in ("0", "1", "2")]
+    assert [row[0] for row in rows] == ["0", "1", "2"]
+    # A number for the episode, four a region, and four; less where nothing is known.
+    assert [len(row) for row in rows] == [17, 17, 15]
+    assert rows == lines[-3:]
+    assert "steps, 95 %" in text
+    assert "…" not in text
 
 
 def test_the_command_replays_a_run(tmp_path, monkeypatch, episodes, capsys):
