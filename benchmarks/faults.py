@@ -444,7 +444,8 @@ def files(lab: Lab, options: argparse.Namespace) -> Iterator[Row]:
         number_of_all = len(names)
         names = [name for name in names if fnmatch.fnmatch(name, options.match)]
         shutil.rmtree(example)
-        for damage, do in DAMAGES.items():
+        for damage in options.damage or DAMAGES:
+            do = DAMAGES[damage]
             number = options.files if options.files is not None else len(names)
             chosen = sorted(lab.random.sample(names, min(number, len(names))))
             # What is only looked at costs next to nothing.
@@ -787,6 +788,13 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         default="*",
         metavar="PATTERN",
         help="damage only files of such a name, e.g. '*/metrics.*' (default: all)",
+    )
+    parser.add_argument(
+        "--damage",
+        nargs="+",
+        choices=list(DAMAGES),
+        metavar="KIND",
+        help=f"one or more of {', '.join(map(repr, DAMAGES))} (default: all)",
     )
     parser.add_argument(
         "--state",

@@ -408,6 +408,23 @@ def from_mapping(
         raise ConfigError(f"{prefix}{error}") from error
 
 
+def set_field(plain: dict[str, Any], full_name: str, value: Any) -> None:
+    """Sets an existing field of nested mappings by its full name.
+
+    Raises:
+      ConfigError: there is no such field; says which there are.
+    """
+    node: Any = plain
+    *sections, last = full_name.split(".")
+    for section in [*sections, last]:
+        if not isinstance(node, dict) or section not in node:
+            known = node if isinstance(node, dict) else {}
+            raise ConfigError(unknown_key(full_name, section, known))
+        if section is not last:
+            node = node[section]
+    node[last] = value
+
+
 def unknown_key(full_name: str, key: str, known: Iterable[str]) -> str:
     """The message for a key that does not exist, with the likeliest ones that do."""
     known = list(known)

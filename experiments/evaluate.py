@@ -15,56 +15,46 @@ budget, and writes `evaluation.json`.
 """
 
 import argparse
-import copy
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from rich import box
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from experiments.building import budget_of, build_agent, build_env, build_trainer
-from experiments.configuration import (
-    Experiment,
-    ModelFreeConfig,
-    fingerprint,
-    read_mapping,
-)
-from experiments.folders import revision
-from experiments.jobs import draw_seeds
 from experiments.runs import read_plain, with_settings
-from experiments.runtime import set_up_jax
-from safex.errors import ConfigError, SafexError
-from safex.models.true_dynamics import TrueDynamics
-from safex.training.account import EpisodeAccount, account
-from safex.training.certificate import certify, over_budget
-from safex.training.files import write_text
-from safex.training.loop import SeedRun, Trainer
-from safex.training.margins import limits_of
+from safex.errors import SafexError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns 0, or 2 after a one-line error."""
+    """Runs the command line; returns 0, or 2 after a one-line error, 130 if stopped."""
     arguments = _parse(argv)
     try:
-        summary = evaluate(
-            arguments.run, arguments.set, arguments.episodes, best=arguments.best
-        )
+        # JAX takes seconds to import; a mistake that can be seen here does not wait.
+        with_settings(read_plain(arguments.run), arguments.set)
+        _run(arguments)
     except SafexError as error:
         print(f"safex: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("safex: stopped; nothing was written", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    from rich.console import Console  # noqa: PLC0415
+
+    from experiments.evaluating import evaluate, table  # noqa: PLC0415
+    from safex.training.files import write_text  # noqa: PLC0415
+
+    summary = evaluate(
+        arguments.run, arguments.set, arguments.episodes, best=arguments.best
+    )
     out = arguments.out or arguments.run / "evaluation.json"
     write_text(out, json.dumps(summary, indent=2, allow_nan=False) + "\n")
     Console().print(table(summary))
     print(f"written to {out}")
-    return 0
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -85,204 +75,6 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if arguments.episodes < 1:
         parser.error(f"--episodes must be >= 1, got {arguments.episodes}")
     return arguments
-
-
-def evaluate(
-    folder: Path, settings: Sequence[str], episodes: int, *, best: bool = False
-) -> dict[str, Any]:
-    """Plays so many episodes with each seed of a run; numbers ready for JSON.
-
-    Raises:
-      SafexError: no run, no checkpoint, or a setting that is refused or that the
-        checkpoints do not fit.
-    """
-    plain = read_plain(folder)
-    trained = read_mapping(copy.deepcopy(plain))
-    config = with_settings(plain, settings)
-    seeds = draw_seeds(trained.job.seed, trained.job.num_seeds_per_hparam)
-    folders = [folder / f"seed_{index}" for index in range(len(seeds))]
-    if not folders[0].is_dir():
-        raise ConfigError(
-            f"{folder} holds no seed_0: not a run, or a grid, of which a point is asked"
-        )
-    # What was trained is the unchanged configuration's.
-    mark = fingerprint(trained)
-    runs = [
-        SeedRun(seed, index, path, lambda last: [], mark)
-        for index, (seed, path) in enumerate(zip(seeds, folders, strict=True))
-    ]
-    set_up_jax()
-    if isinstance(config, ModelFreeConfig):
-        return _evaluate_model_free(config, settings, runs, episodes, best=best)
-    if isinstance(trained, ModelFreeConfig):
-        raise ConfigError("agent.kind of a trained run cannot be set")
-    if best:
-        raise ConfigError("--best is for agents without a model")
-    env = build_env(config)
-    agent = build_agent(config, env)
-    trainer = Trainer(
-        env,
-        agent,
-        config.train,
-        horizon=agent.planner.span,
-        warn=lambda text: print(f"warning: {text}", file=sys.stderr),
-        report=lambda progress: None,
-    )
-    beta = np.asarray(agent.beta)
-    accounts: list[list[EpisodeAccount]] = [[] for _ in runs]
-    learned, played = trainer.play(runs, episodes)
-    for run, last in zip(runs, learned, strict=True):
-        if last < trained.train.num_model_updates:
-            print(
-                f"warning: {run.folder} has learned from {last} of "
-                f"{trained.train.num_model_updates} episodes",
-                file=sys.stderr,
-            )
-    for records in played:
-        for kept, record in zip(accounts, records, strict=True):
-            kept.append(account(record, beta, agent.planner.span))
-    known = isinstance(agent.model, TrueDynamics)
-    return summarise(config, settings, seeds, learned, accounts, env, known=known)
-
-
-def _evaluate_model_free(
-    config: ModelFreeConfig,
-    settings: Sequence[str],
-    runs: Sequence[SeedRun],
-    episodes: int,
-    *,
-    best: bool,
-) -> dict[str, Any]:
-    trainer = build_trainer(
-        config,
-        lambda text: print(f"warning: {text}", file=sys.stderr),
-        lambda progress: None,
-    )
-    nothing = np.ones(trainer.vector.obs_dim)
-    learned, accounts = [], []
-    for run in runs:
-        step, records = trainer.play(run, episodes, best=best)
-        learned.append(step)
-        accounts.append([account(record, nothing, 1) for record in records])
-        if not best and step < config.train.total_steps:
-            print(
-                f"warning: {run.folder} has learned from {step} of "
-                f"{config.train.total_steps} steps",
-                file=sys.stderr,
-            )
-    env = build_env(config)
-    seeds = [run.seed for run in runs]
-    found = summarise(config, settings, seeds, learned, accounts, env, known=True)
-    return found | {"checkpoint": "best" if best else "last"}
-
-
-def summarise(
-    config: Experiment,
-    settings: Sequence[str],
-    seeds: Sequence[int],
-    learned: Sequence[int],
-    accounts: Sequence[Sequence[EpisodeAccount]],
-    env: Any,
-    *,
-    known: bool,
-) -> dict[str, Any]:
-    """Adds the episodes of each seed up.
-
-    A seed's episodes are alike, for nothing is learned from them, and so its bound is
-    exact; that of all is on the average over these very agents.
-    """
-    budget = budget_of(config, env)
-    costs = np.array([[e.cost_return for e in episodes] for episodes in accounts])
-    over = over_budget(costs, budget)
-    return {
-        "env": config.task,
-        "method": config.method,
-        "model": config.model_name,
-        "set": list(settings),
-        "revision": revision(),
-        "limits": [
-            {**limit._asdict(), "cost_budget": float(allowed)}
-            for limit, allowed in zip(limits_of(env), budget, strict=True)
-        ],
-        "seeds": [
-            {
-                "seed": seed,
-                "learned_from": learned[index],
-                "returns": [e.episode_return for e in episodes],
-                "costs": costs[index].tolist(),
-                "episodes_over_budget": int(over[index].sum()),
-                "binomial": certify(over[index : index + 1]).binomial,
-                "violating_steps": sum(e.violating_steps for e in episodes),
-                "worst_excess": np.max(
-                    [e.worst_excess for e in episodes], axis=0
-                ).tolist(),
-                "infeasible_plans": sum(e.infeasible_plans for e in episodes),
-                # A model that is the truth makes no claim to be covered.
-                "coverage": None
-                if known
-                else sum(
-                    (e.prequential for e in episodes[1:]), episodes[0].prequential
-                ).shares(),
-            }
-            for index, (seed, episodes) in enumerate(zip(seeds, accounts, strict=True))
-        ],
-        "certificate": certify(over).plain(),
-    }
-
-
-def table(summary: dict[str, Any]) -> Table:
-    """One row a seed, violations first."""
-    changed = f", with {', '.join(summary['set'])}" if summary["set"] else ""
-    certificate = summary["certificate"]
-    episodes = certificate["episodes"] // len(summary["seeds"])
-    found = Table(
-        box=box.SIMPLE_HEAD,
-        title=escape(
-            f"{_of_which(summary)} on {summary['env']}{changed}: "
-            f"{episodes} episodes a seed"
-        ),
-        collapse_padding=True,
-        caption=f"{certificate['over_budget']} of {certificate['episodes']} episodes "
-        f"broke their budget: at most {100 * certificate['binomial']:.1f} % do, on the "
-        f"average over these agents, with {100 * certificate['level']:g} % confidence "
-        "(binomial); bound: the same of each agent alone",
-    )
-    headings = ["seed", "violating\nsteps", "episodes\nover budget", "bound"]
-    headings += [f"{x['name']}\nexcess [{x['unit']}]" for x in summary["limits"]]
-    planned = "checkpoint" not in summary
-    if not planned:
-        headings += [f"cost,\nof {x['cost_budget']:g}" for x in summary["limits"]]
-    headings += ["return,\nmean", "worst"]
-    headings += ["no\nplan", "2 sigma\nheld"] if planned else ["steps\nlearned"]
-    for heading in headings:
-        found.add_column(escape(heading), justify="right")
-    for seed in summary["seeds"]:
-        held = seed["coverage"] and seed["coverage"]["2"]
-        found.add_row(
-            str(seed["seed"]),
-            str(seed["violating_steps"]),
-            str(seed["episodes_over_budget"]),
-            f"{100 * seed['binomial']:.0f}%",
-            *(f"{excess:.3f}" for excess in seed["worst_excess"]),
-            *(() if planned else (f"{x:.1f}" for x in np.mean(seed["costs"], axis=0))),
-            f"{np.mean(seed['returns']):.1f}",
-            f"{min(seed['returns']):.1f}",
-            *(
-                (
-                    str(seed["infeasible_plans"]),
-                    "-" if held is None else f"{100 * held:.1f}%",
-                )
-                if planned
-                else (str(seed["learned_from"]),)
-            ),
-        )
-    return found
-
-
-def _of_which(summary: dict[str, Any]) -> str:
-    if "checkpoint" in summary:
-        return f"{summary['method']}, {summary['checkpoint']} checkpoint,"
-    return f"{summary['method']} with {summary['model']} model"
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from experiments.configuration import (
     numbers_of,
     plain_of,
     read_mapping,
-    unknown_key,
+    set_field,
 )
 from safex.agents.mpc import MPCAgent, Widths
 from safex.errors import ConfigError
@@ -153,23 +153,6 @@ def _static_part(config: ExperimentConfig) -> str:
     leaves = jax.tree.leaves(traced)
     kinds = [(jnp.shape(leaf), str(jnp.result_type(leaf))) for leaf in leaves]
     return json.dumps([numbers, kinds], sort_keys=True)
-
-
-def set_field(plain: dict[str, Any], full_name: str, value: Any) -> None:
-    """Sets an existing field of nested mappings by its full name.
-
-    Raises:
-      ConfigError: there is no such field; says which there are.
-    """
-    node: Any = plain
-    *sections, last = full_name.split(".")
-    for section in [*sections, last]:
-        if not isinstance(node, dict) or section not in node:
-            known = node if isinstance(node, dict) else {}
-            raise ConfigError(unknown_key(full_name, section, known))
-        if section is not last:
-            node = node[section]
-    node[last] = value
 
 
 def _text(value: Any) -> str:

@@ -26,10 +26,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         one = len(arguments.folders) == 1
         out = arguments.folders[0] / "report.html" if one else Path("report.html")
     try:
-        from safex.training.page import write_page  # noqa: PLC0415, after --help
-        from safex.training.results import read_all  # noqa: PLC0415
+        from safex.training.results import read_all  # noqa: PLC0415, after --help
 
         results = read_all(arguments.folders, arguments.labels)
+        # Takes seconds to import; a wrong folder does not wait for it.
+        from safex.training.page import write_page  # noqa: PLC0415
+
         write_page(out, results, video_bytes=int(1e6 * arguments.video_mb))
     except (SafexError, OSError) as error:
         print(f"safex: {error}", file=sys.stderr)

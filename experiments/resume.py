@@ -25,21 +25,37 @@ from safex.errors import SafexError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns 0, 1 if seeds failed, 2 if a job was refused."""
-    arguments = _parse(argv)
-    # JAX takes seconds to import; `--help` does not wait for it.
-    from experiments.running import say_why  # noqa: PLC0415
+    """Runs the command line.
 
+    Returns:
+      0, 1 if seeds failed, 2 if a job was refused, 130 if it was stopped.
+    """
+    arguments = _parse(argv)
+    try:
+        return _resume_all(arguments)
+    except KeyboardInterrupt:
+        print(
+            "safex: stopped; the same command goes on from the last checkpoint",
+            file=sys.stderr,
+        )
+        return 130
+
+
+def _resume_all(arguments: argparse.Namespace) -> int:
     code = 0
     for given in arguments.folders:
         jobs = list(find_jobs(given))
         if not jobs:
-            text = f"{given}: holds no job: there is no config.yaml in it"
-            code = max(code, say_why(SafexError(text)))
+            text = f"safex: {given}: holds no job: there is no config.yaml in it"
+            print(text, file=sys.stderr)
+            code = 2
         for folder in jobs:
             try:
                 _resume(folder, arguments.launcher, dry_run=arguments.dry_run)
             except (SafexError, OSError) as error:
+                # JAX takes seconds to import; what needs none does not wait for it.
+                from experiments.running import say_why  # noqa: PLC0415
+
                 # The other jobs can go on.
                 code = max(code, say_why(error, f"safex: {folder}"))
     return code
@@ -77,10 +93,7 @@ def _resume(folder: Path, launcher: str | None, *, dry_run: bool) -> None:
     Raises:
       SafexError: its configuration is refused by now, or it is being worked on.
     """
-    from experiments.running import run_job  # noqa: PLC0415
     from experiments.runs import read_plain  # noqa: PLC0415
-    from experiments.wholeness import what_counts  # noqa: PLC0415
-    from safex.training.checkpoint import newest_checkpoint  # noqa: PLC0415
 
     plain = read_plain(folder)
     # A folder that was moved is still the job's.
@@ -91,6 +104,10 @@ def _resume(folder: Path, launcher: str | None, *, dry_run: bool) -> None:
         # Of the launch before; whoever resumes a job wants it run.
         plain["launcher"]["dry_run"] = False
     config = read_mapping(plain)
+    from experiments.running import run_job  # noqa: PLC0415, JAX: see above
+    from experiments.wholeness import what_counts  # noqa: PLC0415
+    from safex.training.checkpoint import newest_checkpoint  # noqa: PLC0415
+
     lost = _missing_of_all(folder, config)
     if not lost and _reported(folder, config):
         print(f"{folder}: complete")

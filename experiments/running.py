@@ -29,12 +29,11 @@ from experiments.runtime import set_up_jax
 from experiments.tables import model_free_table, summary_table
 from experiments.tracking import check_tracking
 from experiments.training import ERROR_FILE, train_units
-from experiments.wholeness import missing, what_counts
+from experiments.wholeness import forget_broken, missing, what_counts
 from safex.agents.mpc import MPCAgent
 from safex.envs.contract import check_environment
 from safex.errors import ConfigError, UnfinishedError
 from safex.training import model_free_report, report
-from safex.training.checkpoint import forget_checkpoints, newest_checkpoint
 from safex.training.files import sealed, write_text
 from safex.training.lockstep import default_group_size
 from safex.training.margins import limits_of
@@ -99,20 +98,12 @@ def run_job(config: Experiment) -> Path:
 
 
 def _forget_broken(job: Job, folder: Path, console: Console) -> None:
-    """Makes each seed go on from before the first of its files that is not whole.
-
-    The last checkpoint alone says nothing of the files beside it: numbers that damage
-    changed would otherwise stand beside right ones, and nobody could tell any more.
-    """
+    """Looks for damage before it is seen which seeds are through."""
     for point in job.points:
-        for seed, first in missing(folder / point.name, point.config):
-            checkpoints = seed / "checkpoints"
-            before = newest_checkpoint(checkpoints)
-            forget_checkpoints(checkpoints, first - 1)
-            restart = newest_checkpoint(checkpoints)
-            if restart < before:
-                what = what_counts(point.config)
-                text = f"{seed}: not all of it is whole; from {what} {restart + 1} on"
+        for index in range(len(job.seeds)):
+            seed = folder / point.name / f"seed_{index}"
+            text = forget_broken(seed, point.config)
+            if text:
                 console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 

@@ -8,8 +8,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from experiments.configuration import Experiment, read_mapping
-from experiments.grid import set_field
+from experiments.configuration import Experiment, read_mapping, set_field
 from safex.errors import ConfigError
 
 

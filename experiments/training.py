@@ -21,6 +21,7 @@ from experiments.grid import Traced, rebuild, traced_of
 from experiments.jobs import Job, Unit
 from experiments.progress import Display
 from experiments.tracking import open_loggers
+from experiments.wholeness import forget_broken
 from safex.training.files import write_text
 from safex.training.loggers import Logger
 from safex.training.loop import SeedRun, Trainer
@@ -48,8 +49,12 @@ def train_units(
             runs = [making.seed_run(index + i, run) for i, run in enumerate(unit.runs)]
             index += len(runs)
             with lock_seeds([run.folder for run in runs]):
-                for run in runs:
+                for (point, _), run in zip(unit.runs, runs, strict=True):
                     (run.folder / ERROR_FILE).unlink(missing_ok=True)
+                    # A unit that is queued again starts without its launch's look.
+                    text = forget_broken(run.folder, job.points[point].config)
+                    if text:
+                        progress.say(text)
                 trainer = trainer or making.trainer()
                 _train(trainer, runs, progress)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from experiments.configuration import Experiment, ModelFreeConfig
 from safex.training.account import EpisodeRecord, load_record, violations
+from safex.training.checkpoint import forget_checkpoints, newest_checkpoint
 from safex.training.episodes import read_entries
 from safex.training.files import whole_lines
 from safex.training.forecast import load_forecast
@@ -28,19 +29,44 @@ def missing(folder: Path, config: Experiment) -> Iterator[tuple[Path, int]]:
 
     Of agents without a model, which count steps, the first step.
     """
-    if isinstance(config, ModelFreeConfig):
-        for index in range(config.job.num_seeds_per_hparam):
-            seed = folder / f"seed_{index}"
-            first = _first_broken_step(seed, config)
-            if first is not None:
-                yield seed, first
-        return
-    episodes = config.train.num_model_updates + 1
     for index in range(config.job.num_seeds_per_hparam):
         seed = folder / f"seed_{index}"
-        first = _first_broken(seed, episodes)
-        if first < episodes:
+        first = first_missing(seed, config)
+        if first is not None:
             yield seed, first
+
+
+def first_missing(seed: Path, config: Experiment) -> int | None:
+    """The first episode, or step, of a seed that is not whole; None if all are."""
+    if isinstance(config, ModelFreeConfig):
+        return _first_broken_step(seed, config)
+    episodes = config.train.num_model_updates + 1
+    first = _first_broken(seed, episodes)
+    return first if first < episodes else None
+
+
+def forget_broken(seed: Path, config: Experiment) -> str:
+    """Makes a seed go on from before the first of its files that is not whole.
+
+    The last checkpoint alone says nothing of the files beside it: numbers that damage
+    changed would otherwise stand beside right ones, and nobody could tell any more.
+    Nobody else may work on the seed meanwhile.
+
+    Returns:
+      what is to be said of it; nothing if the last checkpoint stays.
+    """
+    first = first_missing(seed, config)
+    if first is None:
+        return ""
+    checkpoints = seed / "checkpoints"
+    before = newest_checkpoint(checkpoints)
+    forget_checkpoints(checkpoints, first - 1)
+    restart = newest_checkpoint(checkpoints)
+    if restart == before:
+        return ""
+    return (
+        f"{seed}: not all of it is whole; from {what_counts(config)} {restart + 1} on"
+    )
 
 
 def what_counts(config: Experiment) -> str:

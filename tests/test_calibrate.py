@@ -1,3 +1,4 @@
+import io
 import json
 
 import jax
@@ -5,8 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import yaml
+from rich.console import Console
 
-from experiments import calibrate
+from experiments import calibrate, calibrating
 from experiments.configuration import plain_of
 from safex.envs.pendulum import Pendulum
 from safex.training.account import EpisodeRecord, save_record
@@ -45,15 +47,15 @@ class HalfKnown:
 @pytest.fixture(scope="module")
 def episodes():
     return [
-        calibrate.Rows(*(leaf[:60] for leaf in episode))
-        for episode in calibrate.collect_random(KEY, ENV, 3)
+        calibrating.Rows(*(leaf[:60] for leaf in episode))
+        for episode in calibrating.collect_random(KEY, ENV, 3)
     ]
 
 
 @pytest.fixture(scope="module")
 def fits(episodes):
-    far = calibrate.collect_far(jax.random.key(1), ENV)
-    return calibrate.replay(KEY, ENV, HalfKnown(), episodes, far, imagine=True)
+    far = calibrating.collect_far(jax.random.key(1), ENV)
+    return calibrating.replay(KEY, ENV, HalfKnown(), episodes, far, imagine=True)
 
 
 def test_random_episodes_are_those_of_the_system(episodes):
@@ -65,8 +67,8 @@ def test_random_episodes_are_those_of_the_system(episodes):
 
 
 def test_far_paths_start_beyond_the_limit():
-    far = calibrate.collect_far(jax.random.key(1), ENV)
-    assert far.obs.shape == (calibrate.NUM_FAR, calibrate.HORIZON, 3)
+    far = calibrating.collect_far(jax.random.key(1), ENV)
+    assert far.obs.shape == (calibrating.NUM_FAR, calibrating.HORIZON, 3)
     assert np.all(np.abs(far.obs[:, 0, 2]) >= 6.0)
 
 
@@ -75,7 +77,7 @@ def test_every_fit_is_asked_about_what_it_was_not_given(fits):
     assert "next" not in fits[-1].one_step
     for number, fit in enumerate(fits):
         rows = {name: len(error) for name, (error, _) in fit.one_step.items()}
-        wanted = {"held_out": 15 * (number + 1), "far": calibrate.NUM_FAR, "next": 60}
+        wanted = {"held_out": 15 * (number + 1), "far": calibrating.NUM_FAR, "next": 60}
         assert rows.items() <= wanted.items()
         error, std = fit.one_step["held_out"]
         assert_close(std, np.full_like(std, 0.1 / (number + 1)), rtol=1e-4)
@@ -84,7 +86,7 @@ def test_every_fit_is_asked_about_what_it_was_not_given(fits):
 
 
 def test_the_summary_says_where_the_band_holds(fits):
-    entries = calibrate.summarise([fits, fits], ENV.obs_names)
+    entries = calibrating.summarise([fits, fits], ENV.obs_names)
     assert [entry["episode"] for entry in entries] == [0, 1, 2]
     for region, inside in (("held_out", 1.0), ("next", 1.0), ("far", 0.0)):
         mean = entries[0]["one_step"][region]["mean"]
@@ -94,8 +96,22 @@ def test_the_summary_says_where_the_band_holds(fits):
     # Ten biased steps drift apart faster than ten independent errors spread.
     assert entries[0]["band"]["next"] < 0.9
     assert set(mean["dimensions"]) == set(ENV.obs_names)
-    shown = calibrate.table(entries, "title")
+    shown = calibrating.table(entries, "title")
     assert shown.row_count == 3
+    # As wide as the command prints it, a fit is a line, whatever its numbers.
+    entries[0]["one_step"]["far"]["mean"]["coverage"] = {1: 1.0, 2: 1.0, 3: 1.0}
+    entries[0]["one_step"]["held_out"]["mean"]["nll"] = -1234.5
+    console = Console(width=calibrating.WIDTH, file=io.StringIO())
+    console.print(calibrating.table(entries, "title"))
+    text = console.file.getvalue()
+    lines = [line.split() for line in text.splitlines() if line.strip()]
+    rows = [line for line in lines if line[0] in ("0", "1", "2")]
+    assert [row[0] for row in rows] == ["0", "1", "2"]
+    # A number for the episode, four a region, and four; less where nothing is known.
+    assert [len(row) for row in rows] == [17, 17, 15]
+    assert rows == lines[-3:]
+    assert "steps, 95 %" in text
+    assert "…" not in text
 
 
 def test_the_command_replays_a_run(tmp_path, monkeypatch, episodes, capsys):
@@ -107,8 +123,8 @@ def test_the_command_replays_a_run(tmp_path, monkeypatch, episodes, capsys):
             none = np.zeros(len(rows.obs))
             record = EpisodeRecord(*rows, *[none] * (len(EpisodeRecord._fields) - 3))
             save_record(folder / f"episode_{number:03d}.npz", record)
-    monkeypatch.setattr(calibrate, "set_up_jax", lambda: None)
-    monkeypatch.setattr(calibrate, "build_model", lambda *arguments: HalfKnown())
+    monkeypatch.setattr(calibrating, "set_up_jax", lambda: None)
+    monkeypatch.setattr(calibrating, "build_model", lambda *arguments: HalfKnown())
     config = plain_of(read("model.num_ensembles=2"))
     (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(config))
     assert calibrate.main([str(tmp_path / "run"), "--no-imagination"]) == 0

@@ -1,10 +1,12 @@
 """Playing with what was learned; how an episode runs is in test_loop."""
 
+import io
 import json
 
 import pytest
+from rich.console import Console
 
-from experiments import evaluate
+from experiments import evaluate, evaluating
 from experiments.folders import write_config
 from experiments.jobs import Job
 from experiments.training import train_units
@@ -39,7 +41,7 @@ class Quiet:
 
 @pytest.fixture(autouse=True)
 def _jax_is_set_up(monkeypatch):
-    monkeypatch.setattr(evaluate, "set_up_jax", lambda: None)
+    monkeypatch.setattr(evaluating, "set_up_jax", lambda: None)
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +91,25 @@ def test_a_changed_limit_is_known_and_counted(trained, capsys):
     # With what an episode may cost, none is over it.
     allowed = play(trained, "env.speed_threshold=0.001", "agent.cost_budget=5")
     assert allowed["certificate"]["over_budget"] == 0
+
+
+@pytest.mark.parametrize("limits", [1, 2])
+def test_the_table_fits_a_terminal(trained, limits):
+    found = play(trained)
+    found["limits"] *= limits
+    for seed in found["seeds"]:
+        seed["worst_excess"] *= limits
+        seed["seed"] = 999_999
+        seed["returns"] = [-1234.5, -1300.0]
+        seed["coverage"] = {"2": 1.0}
+    console = Console(width=80, file=io.StringIO())
+    console.print(evaluating.table(found))
+    text = console.file.getvalue()
+    assert "…" not in text
+    assert "violating" in text
+    assert text.count("999999") == 2
+    assert text.count("-1300.0") == text.count("100.0%") == 2
+    assert text.count("|omega|") == limits
 
 
 @pytest.mark.parametrize(

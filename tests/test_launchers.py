@@ -216,6 +216,22 @@ def test_submitit_runs_the_job_on_this_machine(local, tmp_path, command):
     assert "unit 1/2: seeds 1/2 start" in result.stdout
     assert "submitit" not in result.stdout
     assert seeds_of(tmp_path / "job") == seeds_of(local)
+    # One that is queued again starts without its launch, on files that damage changed.
+    metrics = tmp_path / "job" / "seed_1" / "metrics.jsonl"
+    before = metrics.read_text()
+    metrics.write_text(before.replace("train/episode/return", "train/episode/retusn"))
+    code = "from experiments.engines.slurm_task import UnitTask; UnitTask()('job', 1)"
+    again = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert again.returncode == 0, again.stderr
+    said = "seed_1: not all of it is whole; from episode 0 on"
+    assert said in " ".join(again.stdout.split())
+    assert metrics.read_text() == before
 
 
 @pytest.fixture(scope="module")

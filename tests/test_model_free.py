@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from experiments import evaluate, resume, running
+from experiments import evaluate, evaluating, resume, running
 from experiments.building import (
     build_env,
     build_model_free,
@@ -81,7 +81,7 @@ def config_in(folder, *more):
 def whole(tmp_path_factory):
     patch = pytest.MonkeyPatch()
     patch.setattr(running, "set_up_jax", lambda *arguments: None)
-    patch.setattr(evaluate, "set_up_jax", lambda *arguments: None)
+    patch.setattr(evaluating, "set_up_jax", lambda *arguments: None)
     folder = tmp_path_factory.mktemp("job") / "whole"
     run_job(config_in(folder))
     yield folder
