@@ -213,8 +213,8 @@ def _claims(task: str, found: dict[str, dict[str, Any]]) -> list[list[str]]:
             method,
             str(violations[method]),
             *(
-                f"{violations[method] / violations[other]:.0%}"
-                if violations.get(other) and _seeds(found[other]) == _seeds(summary)
+                _share(violations[method], violations[other])
+                if other in found and _seeds(found[other]) == _seeds(summary)
                 else "-"
                 for other in ("unsafe", "safe (mean)")
             ),
@@ -225,6 +225,10 @@ def _claims(task: str, found: dict[str, dict[str, Any]]) -> list[list[str]]:
         for method, summary in found.items()
         if method not in ("unsafe", "safe (mean)", "oracle")
     ]
+
+
+def _share(part: int, of: int) -> str:
+    return f"{part / of:.0%} of {of}" if of else "of 0"
 
 
 def _behind(summary: dict[str, Any], oracle: dict[str, Any] | None) -> str:

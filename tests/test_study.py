@@ -91,4 +91,6 @@ def test_a_method_is_held_to_the_others_of_the_same_seeds(call, tmp_path):
     line = call("report").splitlines()[-1]
 
     # 2 + 2 of 40 + 40, 10 below -200, no safe (mean) of these seeds.
-    assert line.startswith("| pendulum | minmax | 4 | 5% | - | 5.0% (5.0%) | 2 | 90, 9")
+    assert line.startswith(
+        "| pendulum | minmax | 4 | 5% of 80 | - | 5.0% (5.0%) | 2 | 90, 9"
+    )
