@@ -85,7 +85,8 @@ def pets_agent(
 ) -> MPCAgent:
     """The agent that does a piece of work.
 
-    Without a second opinion on new inputs, which PETS and the peer do not have.
+    By default without a second opinion on new inputs, which PETS and the peer do not
+    have.
     """
     ensemble = EnsembleConfig(
         features=work.features,

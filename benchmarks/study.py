@@ -18,6 +18,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -118,16 +119,14 @@ def keep(arguments: argparse.Namespace) -> None:
 
 def _short(summary: dict[str, Any]) -> dict[str, Any]:
     """A summary without what no table of the study shows."""
-    keep = ("revision", "episodes", "random_steps", "seconds_per_decision", "limits")
+    names = ("revision", "episodes", "random_steps", "seconds_per_decision", "limits")
     seeds = [
         {name: value for name, value in seed.items() if name != "scores"}
         for seed in summary["seeds"]
     ]
-    coverage = {"coverage": summary["aggregate"]["coverage"]}
-    return {name: summary[name] for name in keep} | {
-        "seeds": seeds,
-        "aggregate": coverage,
-    }
+    aggregate = {"coverage": summary["aggregate"]["coverage"]}
+    short = {name: summary[name] for name in names}
+    return short | {"seeds": seeds, "aggregate": aggregate}
 
 
 def groups(arguments: argparse.Namespace) -> Iterator[Group]:
@@ -220,7 +219,7 @@ def _claims(task: str, found: dict[str, dict[str, Any]]) -> list[list[str]]:
             ),
             _behind(summary, found.get("oracle")),
             str(sum(seed["episodes_over_budget"] for seed in summary["seeds"])),
-            ", ".join(_shares(summary, region)["2"] for region in REGIONS),
+            ", ".join(_shares(summary, region).get("2", "-") for region in REGIONS),
         ]
         for method, summary in found.items()
         if method not in ("unsafe", "safe (mean)", "oracle")
@@ -235,14 +234,10 @@ def _behind(summary: dict[str, Any], oracle: dict[str, Any] | None) -> str:
     """How far a final return is below the oracle's, in shares of its size."""
     if oracle is None or _seeds(oracle) != _seeds(summary):
         return "-"
-    best = _mean([seed["final_return"] for seed in oracle["seeds"]])
+    best = fmean([seed["final_return"] for seed in oracle["seeds"]])
     final = [seed["final_return"] for seed in summary["seeds"]]
-    mean, worst = ((best - value) / abs(best) for value in (_mean(final), min(final)))
+    mean, worst = ((best - value) / abs(best) for value in (fmean(final), min(final)))
     return f"{mean:.1%} ({worst:.1%})"
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
 
 
 def _seeds(summary: dict[str, Any]) -> list[int]:
@@ -263,10 +258,9 @@ REGIONS = ("prequential", "held_out", "out_of_distribution")
 def _shares(summary: dict[str, Any], region: str) -> dict[str, str]:
     """Coverage in per cent at one, two and three stds; empty if nothing is claimed."""
     levels = summary["aggregate"]["coverage"][region]
-    return {
-        level: "-" if levels[level] is None else f"{100 * levels[level]['mean']:.0f}"
-        for level in "123"
-    }
+    if levels["1"] is None:
+        return {}
+    return {level: f"{100 * levels[level]['mean']:.0f}" for level in "123"}
 
 
 def _row(method: str, summary: dict[str, Any]) -> list[str]:
@@ -276,7 +270,9 @@ def _row(method: str, summary: dict[str, Any]) -> list[str]:
     after = _after_random(summary)
     violations = estimate(after, worst="max")
     final = estimate([s["final_return"] for s in seeds], worst="min")
-    shares = [" / ".join(_shares(summary, region).values()) for region in REGIONS]
+    shares = [
+        " / ".join(_shares(summary, region).values()) or "-" for region in REGIONS
+    ]
     return [
         method,
         f"{len(seeds)}, {summary['episodes']}, `{summary['revision'][:7]}`",
@@ -287,7 +283,7 @@ def _row(method: str, summary: dict[str, Any]) -> list[str]:
         _largest(s["worst_episode_cost"] for s in seeds),
         f"{final.iqm:.1f} [{final.low:.1f}, {final.high:.1f}] ({final.worst:.1f})",
         str(sum(s["infeasible_plans"] for s in seeds)),
-        *(share if share != "- / - / -" else "-" for share in shares),
+        *shares,
     ]
 
 

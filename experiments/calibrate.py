@@ -104,6 +104,7 @@ def read_settings(arguments: argparse.Namespace) -> ExperimentConfig:
         overrides, notes = read_command_line(CONFIG_DIR, name, overrides)
         for note in notes:
             print(f"safex: {note}", file=sys.stderr)
+        # Only fresh episodes need it; those of a run do not wait for its import.
         from hydra import compose, initialize_config_dir  # noqa: PLC0415
 
         with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):

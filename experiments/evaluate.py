@@ -43,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    # Imported late, or a refusal would wait for JAX, see above.
     from rich.console import Console  # noqa: PLC0415
 
     from experiments.evaluating import evaluate, table  # noqa: PLC0415
