@@ -1,6 +1,8 @@
 """How fast our own systems are: random steps of a batch, all of them in one program.
 
 python benchmarks/envs.py
+
+A pendulum has no matrix products, so there are no GFLOP/s to give.
 """
 
 import argparse

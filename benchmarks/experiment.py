@@ -11,6 +11,7 @@ first, which compiles, and some more, whose median stands for all others.
 
 import argparse
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -18,14 +19,20 @@ import tempfile
 import time
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-ROOT = Path(__file__).resolve().parents[1]
+from benchmarks.groups import ROOT
+from benchmarks.measuring import Timing, describe_machine, matmul_peak, print_table
+from safex.config import TrainConfig
+
+# Matrix products of the default job's planned episode: 200 decisions of MinMax and a
+# fit, counted in docs/performance.md.
+EPISODE_GFLOP = 370.0
+TRAIN = TrainConfig()
 
 
-def run_job(folder: Path, cache: Path, *options: str) -> float:
-    """Seconds of one launch."""
+def run_job(folder: Path, cache: Path, *options: str) -> Timing:
+    """One launch: seconds of the clock, and of the processors by all its processes."""
     command = [
         sys.executable,
         str(ROOT / "experiments" / "launcher_pendulum.py"),
@@ -36,15 +43,36 @@ def run_job(folder: Path, cache: Path, *options: str) -> float:
         *options,
     ]
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(cache)}
-    start = time.perf_counter()
+    wall, cpu = time.perf_counter(), _children_seconds()
     subprocess.run(
         command, check=True, env=environment, cwd=ROOT, stdout=subprocess.DEVNULL
     )
-    return time.perf_counter() - start
+    return Timing(time.perf_counter() - wall, _children_seconds() - cpu)
+
+
+def _children_seconds() -> float:
+    """Processor seconds of all children that have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def report(
+    title: str, jobs: dict[str, list[Timing]], seeds: int, peak: float, default: bool
+) -> None:
+    """A table of jobs of so many seeds each; rates if they are the default job."""
+    gflop = seeds * TRAIN.num_model_updates * EPISODE_GFLOP
+    print_table(
+        f"the default job of the pendulum, minmax, {title}",
+        jobs,
+        gflop=dict.fromkeys(jobs, gflop) if default else None,
+        peak=peak,
+        per_call=seeds * TRAIN.num_model_updates * TRAIN.num_rollout_steps,
+    )
 
 
 def main() -> None:
     """Reads the command line."""
+    assert __doc__ is not None
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[20])
     parser.add_argument(
@@ -52,9 +80,8 @@ def main() -> None:
     )
     parser.add_argument("--options", nargs="*", default=[], help="for the launcher")
     arguments = parser.parse_args()
-    table = Table(title="the default job of the pendulum, minmax")
-    for name in ("seeds", "in one process [s]", "s a seed", "in turn [s]", "share"):
-        table.add_column(name, justify="right")
+    peak, default = matmul_peak(), not arguments.options
+    print(f"{describe_machine()}; matrix-product peak {peak:.0f} GFLOP/s")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         turns = [
@@ -68,21 +95,27 @@ def main() -> None:
             for i in range(arguments.in_turn)
         ]
         if turns:
-            print("runs of one seed:", ", ".join(f"{t:.1f} s" for t in turns))
+            rows = {"empty cache": turns[:1]}
+            if len(turns) > 1:
+                rows["cache filled"] = turns[1:]
+            report("one seed", rows, 1, peak, default)
         for seeds in arguments.seeds:
-            seconds = run_job(
+            job = run_job(
                 folder / f"together_{seeds}",
                 folder / f"cache_{seeds}",
                 f"job.num_seeds_per_hparam={seeds}",
                 f"job.seeds_per_process={seeds}",
                 *arguments.options,
             )
-            row = [str(seeds), f"{seconds:.1f}", f"{seconds / seeds:.1f}"]
+            rows = {"empty cache": [job]}
+            report(f"{seeds} seeds in one process", rows, seeds, peak, default)
             if len(turns) > 1:
-                in_turn = turns[0] + (seeds - 1) * statistics.median(turns[1:])
-                row += [f"{in_turn:.1f}", f"{seconds / in_turn:.0%}"]
-            table.add_row(*row)
-    Console().print(table)
+                later = statistics.median(turn.wall for turn in turns[1:])
+                in_turn = turns[0].wall + (seeds - 1) * later
+                print(
+                    f"{job.wall:.0f} s, {job.wall / seeds:.1f} s a seed; in turn they "
+                    f"take {in_turn:.0f} s: {job.wall / in_turn:.0%}"
+                )
 
 
 if __name__ == "__main__":

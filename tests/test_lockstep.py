@@ -272,8 +272,10 @@ def test_what_one_seed_did_before_is_not_done_again(alone, trainer, tmp_path):
     assert_same_seeds(alone, tmp_path)
 
 
-@pytest.mark.slow
-def test_a_learning_agent_in_lockstep_matches_the_same_agent_alone(tmp_path):
+@pytest.mark.parametrize("batched", [pytest.param(False, marks=pytest.mark.slow), True])
+def test_a_learning_agent_in_lockstep_matches_the_same_agent_alone(
+    tmp_path, monkeypatch, batched
+):
     """Fits and plans for real; rounding may differ, and grows with every step."""
     env = Pendulum.from_config()
     model = probabilistic_ensemble(
@@ -296,7 +298,10 @@ def test_a_learning_agent_in_lockstep_matches_the_same_agent_alone(tmp_path):
         val_buffer_size=8,
     )
     learner = make_trainer(agent=agent, env=env, config=config)
-    learner.train(runs(tmp_path / "together"))
+    with monkeypatch.context() as patch:
+        if batched:  # As on an accelerator.
+            patch.setattr(Lockstep, "of", lambda count: Lockstep(1, 1, count, True))
+        learner.train(runs(tmp_path / "together"))
     # Alone, the candidates of a decision are shared out instead.
     shared = dataclasses.replace(agent.optimizer, num_devices=2)
     agent = dataclasses.replace(agent, optimizer=shared)
