@@ -473,9 +473,9 @@ def test_what_is_damaged_is_run_again_with_the_same_numbers(whole, tmp_path, nam
         ("episodes", '"episode"', '"episodd"', 41),
         ("episodes", '"violating_steps"', '"violatinf_steps"', 41),
         ("episodes", "sha256", "sha257", 41),
-        ("evaluations", '"return": -', '"return": -1', 81),
-        ("evaluations", '"cost_return": [', '"cost_return": [1', 81),
-        ("evaluations", '"violating_steps"', '"violatinf_steps"', 81),
+        ("evaluations", '"return": -', '"return": -1', 201),
+        ("evaluations", '"cost_return": [', '"cost_return": [1', 201),
+        ("evaluations", '"violating_steps"', '"violatinf_steps"', 201),
         ("timing", '"updates": ', '"updates": 1', 41),
         ("timing", '"updates"', '"updatet"', 41),
     ],
@@ -487,9 +487,9 @@ def test_a_digit_or_a_name_that_is_not_its_own_is_found(
     copy = shutil.copytree(whole, tmp_path / "copy")
     path = copy / "seed_0" / f"{name}.jsonl"
     lines = path.read_text().splitlines()
-    # The third: of the second round, and of the first evaluation, after the third.
-    assert old in lines[2 if name != "timing" else 1]
-    number = 2 if name != "timing" else 1
+    # Of the second round, and of the second evaluation, after the sixth.
+    number = 1 if name == "timing" else 2
+    assert old in lines[number]
     lines[number] = lines[number].replace(old, new, 1)
     if not is_sealed:
         # Of an earlier version: a wrong digit goes unnoticed, a name ends nothing.
