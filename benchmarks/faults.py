@@ -277,7 +277,7 @@ class Lab:
         if same_command and ended.code == 1 and "resume.py" in ended.err:
             ended = self.run(self.resume(job))
         outcome = self.judge(job, ended, damaged)
-        if outcome == "identical" and f"{job}: complete" in ended.out:
+        if damaged and outcome == "identical" and f"{job}: complete" in ended.out:
             return "identical, and left alone"
         return outcome
 

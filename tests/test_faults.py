@@ -88,7 +88,8 @@ def test_a_run_that_was_left_alone_is_told_from_one_that_was_mended(lab, monkeyp
         (f"{job}: its report\n", "identical"),
     ):
         monkeypatch.setattr(lab, "run", lambda _, out=out: Ended(0, out, "", 1.0))
-        assert lab.complete(job) == outcome
+        assert lab.complete(job, damaged="seed_0/plots/a.png") == outcome
+        assert lab.complete(job) == "identical"
 
 
 def test_damage_is_what_it_is_called(tmp_path):
