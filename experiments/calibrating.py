@@ -18,6 +18,7 @@ from experiments.runtime import set_up_jax
 from safex.errors import ConfigError
 from safex.models import calibration_report as report
 from safex.training.account import load_record
+from safex.training.files import write_text
 from safex.training.honesty import HORIZON, far_paths, random_path
 from safex.training.plots import plot_uncertainty
 from safex.types import Array, Dataset, DynamicsModel, Environment, PyTree, Transition
@@ -277,7 +278,7 @@ def calibrate(
         "seeds": len(runs),
         "fits": entries,
     }
-    (out / "calibration.json").write_text(json.dumps(text, indent=2) + "\n")
+    write_text(out / "calibration.json", json.dumps(text, indent=2) + "\n")
     draw(out / "calibration.png", runs)
     Console(width=WIDTH).print(table(entries, f"{title}, {len(runs)} seeds"))
     print(f"written to {out}")

@@ -1,6 +1,8 @@
 """Which seeds of a job are whole: every file that its report needs can be read."""
 
+import collections
 import csv
+import io
 import itertools
 import json
 from collections.abc import Iterator, Sequence
@@ -10,8 +12,8 @@ from typing import Any
 from experiments.configuration import Experiment, ModelFreeConfig
 from safex.training.account import EpisodeRecord, load_record, violations
 from safex.training.checkpoint import forget_checkpoints, newest_checkpoint
-from safex.training.episodes import read_entries
-from safex.training.files import whole_lines
+from safex.training.episodes import read_episodes, read_evaluations
+from safex.training.files import SEAL, reading, whole_lines
 from safex.training.forecast import load_forecast
 
 # What the report reads of `timing.jsonl`.
@@ -37,7 +39,11 @@ def missing(folder: Path, config: Experiment) -> Iterator[tuple[Path, int]]:
 
 
 def first_missing(seed: Path, config: Experiment) -> int | None:
-    """The first episode, or step, of a seed that is not whole; None if all are."""
+    """The first episode, or step, of a seed that is not whole; None if all are.
+
+    Raises:
+      ResultsError: the system does not let a file be read; it may be whole.
+    """
     if isinstance(config, ModelFreeConfig):
         return _first_broken_step(seed, config)
     episodes = config.train.num_model_updates + 1
@@ -54,6 +60,9 @@ def forget_broken(seed: Path, config: Experiment) -> str:
 
     Returns:
       what is to be said of it; nothing if the last checkpoint stays.
+
+    Raises:
+      ResultsError: as `first_missing`; nothing is removed then.
     """
     first = first_missing(seed, config)
     if first is None:
@@ -85,12 +94,12 @@ def _first_broken(seed: Path, episodes: int) -> int:
             # What stands before it must be whole all the same.
             break
     metrics = _whole_rows(seed / "metrics.jsonl", "train/episode/number")
+    finished = len(metrics) >= episodes
     whole = min(
         len(records),
         len(metrics),
         len(_whole_rows(seed / "timing.jsonl", "episode", _TIMED)),
-        _first_other_row(seed / "metrics.csv", metrics),
-        _first_lost_violation(seed / "violations.jsonl", episodes),
+        _first_other_row(seed / "metrics.csv", metrics, finished=finished),
         _first_other_violation(seed / "violations.jsonl", records),
     )
     try:
@@ -102,20 +111,18 @@ def _first_broken(seed: Path, episodes: int) -> int:
 
 def _first_broken_step(seed: Path, config: ModelFreeConfig) -> int | None:
     """The first step of a round of which a file cannot be read, None if all can."""
-    try:
-        rows = whole_lines(seed / "metrics.jsonl", "step")
-        timing = whole_lines(seed / "timing.jsonl", "step")
-    except OSError:
-        return 0
+    total_steps = config.train.total_steps
+    rows = _lines(seed / "metrics.jsonl", "step")
+    timing = _lines(seed / "timing.jsonl", "step")
     # A table is right as far as it says the same, as with episodes.
-    rows = rows[: _first_other_row(seed / "metrics.csv", rows)]
-    episodes = read_entries(seed / "episodes.jsonl")
-    evaluations = read_entries(seed / "evaluations.jsonl")
+    finished = bool(rows) and rows[-1]["step"] >= total_steps
+    rows = rows[: _first_other_row(seed / "metrics.csv", rows, finished=finished)]
+    episodes, evaluations = read_episodes(seed), read_evaluations(seed)
     told = [entry["episode"] for entry in episodes]
-    before = 0
+    before = last = 0
     for number, row in enumerate(rows, 1):
         step = row["step"]
-        complete = [e for e in episodes if e["step"] <= step and e.get("complete")]
+        complete = [e for e in episodes if e["step"] <= step and e["complete"]]
         evaluated = [e for e in evaluations if e["step"] == step]
         whole = (
             row.get("train/round/number") == number
@@ -129,13 +136,24 @@ def _first_broken_step(seed: Path, config: ModelFreeConfig) -> int | None:
         )
         if not whole:
             return int(before) + 1
-        before = step
-    if before < config.train.total_steps or not evaluations:
+        before, last = step, before
+    if before < total_steps or not evaluations:
         return int(before) + 1
-    total = rows[-1]["train/account/cumulative_violating_steps"]
-    if sum(e["violating_steps"] for e in episodes) != total:
-        return 0
-    return None
+    # Each step is of one episode.
+    violating = rows[-1].get("train/account/cumulative_violating_steps")
+    steps = sum(e["length"] for e in episodes)
+    if (steps, sum(e["violating_steps"] for e in episodes)) == (before, violating):
+        return None
+    # Where all have a seal, none can lack but those that the end of the run cut off.
+    return int(last) + 1 if all(SEAL in e for e in episodes) else 0
+
+
+def _lines(path: Path, number: str) -> list[dict[str, Any]]:
+    """As `whole_lines`, none if there is no such file."""
+    try:
+        return whole_lines(path, number)
+    except FileNotFoundError:
+        return []
 
 
 def _whole_rows(
@@ -145,10 +163,7 @@ def _whole_rows(
 
     None of `needed` may be missing that another row has.
     """
-    try:
-        rows = whole_lines(path, number)
-    except OSError:
-        return []
+    rows = _lines(path, number)
     needed = needed & {name for row in rows for name in row}
     whole = itertools.takewhile(
         lambda pair: pair[0] == pair[1][number] and needed <= pair[1].keys(),
@@ -157,28 +172,38 @@ def _whole_rows(
     return [row for _, row in whole]
 
 
-def _first_other_row(path: Path, rows: Sequence[dict[str, Any]]) -> int:
+def _first_other_row(
+    path: Path, rows: Sequence[dict[str, Any]], *, finished: bool
+) -> int:
     """The first episode of which the table says something else than `metrics.jsonl`.
 
     Which of the two is right, nobody knows. A table that merely lacks rows is written
-    again with the last episode.
+    again with the last episode. One that has more, as a kill between the two leaves it,
+    is right as far as the rows go, unless they are all that there will be: it is
+    written again with the next.
     """
     try:
-        text = path.read_text(errors="replace")
-    except OSError:
+        with reading(path):
+            text = path.read_text(errors="replace")
+    except FileNotFoundError:
         text = ""
     whole = text[: text.rfind("\n") + 1]
-    table = list(csv.DictReader(whole.splitlines()))
+    table: list[dict[str, Any]] = []
+    try:
+        for told in csv.DictReader(io.StringIO(whole)):
+            table.append(told)
+    except csv.Error:
+        # A row that agrees with none.
+        table.append({})
     for episode, (row, told) in enumerate(zip(rows, table, strict=False)):
         # An empty cell is a name that the row need not have, but not the reverse.
         cells = {name: _cell(row.get(name)) for name in told}
         if cells != told or not row.keys() <= told.keys():
             return episode
-    return (
-        len(rows)
-        if whole == text and len(table) == len(rows)
-        else max(len(rows) - 1, 0)
-    )
+    right = len(table) == len(rows) and whole == text
+    if right or (len(table) > len(rows) and not finished):
+        return len(rows)
+    return max(len(rows) - 1, 0)
 
 
 def _cell(value: Any) -> str:
@@ -186,33 +211,24 @@ def _cell(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def _first_lost_violation(path: Path, episodes: int) -> int:
-    """The first episode whose violations cannot all be read, `episodes` if none."""
-    try:
-        text = path.read_text(errors="replace")
-    except OSError:
-        return 0
-    found = whole_lines(path, "episode")
-    if len(found) == len(text.splitlines()):
-        return episodes
-    return int(found[-1]["episode"]) if found else 0
-
-
 def _first_other_violation(path: Path, records: Sequence[EpisodeRecord]) -> int:
-    """The first episode of whose violations the record knows otherwise."""
-    try:
-        found = whole_lines(path, "episode")
-    except OSError:
-        return 0
-    limits = found[-1].get("limits", ()) if found else ()
+    """The first episode of whose violations the record knows otherwise.
+
+    A line that is lost is one of them; of an episode without a record it says nothing.
+    """
+    found = _lines(path, "episode")
+    # A wrong bit in those of one line is that line's.
+    limits = collections.Counter(json.dumps(entry.get("limits", ())) for entry in found)
+    common = json.loads(max(limits, key=lambda text: limits[text], default="[]"))
     first_step = 0
     for episode, record in enumerate(records):
         told = [entry for entry in found if entry["episode"] == episode]
-        known = violations(record, episode, first_step, limits)
+        known = violations(record, episode, first_step, common)
         if len(told) != len(known) or not all(map(_agree, told, known)):
             return episode
         first_step += len(record.reward)
-    return len(records)
+    # Without a violation as well the file is there, for whoever reads it.
+    return len(records) if path.exists() else max(len(records) - 1, 0)
 
 
 def _agree(told: dict[str, Any], known: dict[str, Any]) -> bool:

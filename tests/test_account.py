@@ -15,6 +15,7 @@ from safex.training.account import (
     truncate_jsonl,
     violations,
 )
+from safex.training.files import sealed
 
 
 def make_record(cost, margin, predicted_cost, feasible=None, planned=True):
@@ -176,6 +177,15 @@ def test_a_line_without_its_episode_is_dropped_as_a_torn_one(tmp_path):
     path.write_text('{"episode": 0}\n{"episoee": 1}\n7\n{"episode": "1"}\n')
     truncate_jsonl(path, 1)
     assert path.read_text() == '{"episode": 0}\n'
+
+
+def test_a_line_whose_seal_is_broken_is_dropped_as_well(tmp_path):
+    path = tmp_path / "lines.jsonl"
+    append_jsonl(path, [sealed({"episode": e, "value": 5}) for e in range(3)])
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text(lines[0] + lines[1].replace("5", "4", 1) + lines[2])
+    truncate_jsonl(path, 9)
+    assert path.read_text() == lines[0] + lines[2]
 
 
 def test_truncation_drops_later_episodes_and_torn_lines(tmp_path):

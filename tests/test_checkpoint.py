@@ -1,7 +1,9 @@
 """Checkpoints: exact on the way back, and honest about every damaged file."""
 
+import errno
 import hashlib
 import json
+import os
 import pickle
 
 import jax
@@ -9,8 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from safex.errors import CheckpointError
-from safex.training.checkpoint import load_checkpoint, save_checkpoint
+from safex.errors import CheckpointError, ResultsError
+from safex.training.checkpoint import (
+    fingerprint_of,
+    load_checkpoint,
+    newest_checkpoint,
+    save_checkpoint,
+)
 
 
 def state(value):
@@ -58,6 +65,25 @@ def test_only_the_newest_few_are_kept(folder):
     assert [p.name for p in sorted(folder.glob("*"))] == [
         f"episode_{e:04d}.ckpt" for e in (1, 2, 3)
     ]
+
+
+def test_a_file_that_cannot_be_read_now_is_not_passed_over(folder):
+    path = newest(folder)
+    path.unlink()
+    path.symlink_to(path.name)
+    with pytest.raises(ResultsError, match=r"episode_0002\.ckpt cannot be read: Too"):
+        load(folder)
+    with pytest.raises(ResultsError, match=r"episode_0002\.ckpt cannot be read"):
+        fingerprint_of(path)
+
+
+def test_a_folder_that_cannot_be_read_now_is_not_taken_for_empty(folder, monkeypatch):
+    def listdir(path):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(os, "listdir", listdir)
+    with pytest.raises(ResultsError, match="cannot be read: Too many open files"):
+        newest_checkpoint(folder)
 
 
 @pytest.mark.parametrize(

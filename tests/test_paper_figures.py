@@ -1,7 +1,9 @@
 """Figures of several runs: what they show, and whether a paper can take them."""
 
+import errno
 import re
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -205,3 +207,24 @@ def test_a_picture_without_violations_has_no_negative_counts(tmp_path):
     shown = [tick for tick in axes.get_xticks() if low <= tick <= high]
     assert -0.1 < low < 0 < high
     assert shown == [0.0, 1.0]
+
+
+@pytest.mark.parametrize("ending", ["png", "pdf", "svg"])
+def test_a_figure_that_is_not_finished_leaves_the_one_before(
+    tmp_path, monkeypatch, ending
+):
+    path = tmp_path / f"a.{ending}"
+    with new_figure(path, 2.0, 1.0) as figure:
+        pass
+    before = path.read_bytes()
+    assert len(before) > 100
+
+    def torn(self, where, **_):
+        Path(where).write_bytes(before[:50])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(type(figure), "savefig", torn)
+    with pytest.raises(OSError, match="No space"), new_figure(path, 2.0, 1.0):
+        pass
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]

@@ -73,7 +73,9 @@ def slide(x, y, v, **kwargs):
 @pytest.fixture
 def unwritten(monkeypatch):
     """For tests of what a figure holds: layout and writing are most of the time."""
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda *_: None)
+    monkeypatch.setattr(
+        "matplotlib.figure.Figure.savefig", lambda _, path, **__: path.touch()
+    )
 
 
 def curve(axes, label):

@@ -8,6 +8,7 @@ import pytest
 
 from experiments import folders, resume, running, wholeness
 from experiments.folders import lock_job, write_config
+from safex.errors import ResultsError
 from safex.training.account import append_jsonl, violations
 from safex.training.files import whole_lines
 from safex.training.loggers import LocalLogger
@@ -94,10 +95,46 @@ def test_other_numbers_than_were_written_are_found(copy, capsys):
 
 def test_a_name_that_the_table_does_not_have_is_found(tmp_path):
     LocalLogger(tmp_path, None).log({"a": 1.5, "b": None}, 10)
-    path, first = tmp_path / "metrics.jsonl", wholeness._first_other_row
-    assert first(tmp_path / "metrics.csv", whole_lines(path)) == 1
+    path = tmp_path / "metrics.jsonl"
+    assert first_other_row(tmp_path, whole_lines(path)) == 1
     edit(path, 0, '"b"', '"c"')
-    assert first(tmp_path / "metrics.csv", whole_lines(path)) == 0
+    assert first_other_row(tmp_path, whole_lines(path)) == 0
+
+
+def first_other_row(folder, rows, *, finished=False):
+    return wholeness._first_other_row(folder / "metrics.csv", rows, finished=finished)
+
+
+def test_a_table_that_a_kill_left_a_row_ahead_is_believed(tmp_path):
+    logger = LocalLogger(tmp_path, None)
+    for step in (10, 20, 30):
+        logger.log({"a": step / 4}, step)
+    rows = whole_lines(tmp_path / "metrics.jsonl")
+    assert first_other_row(tmp_path, rows[:2]) == 2
+    # In a finished run nothing would write it again.
+    assert first_other_row(tmp_path, rows[:2], finished=True) == 1
+    # The next start does.
+    table = (tmp_path / "metrics.csv").read_text()
+    LocalLogger(tmp_path, 20)
+    assert (tmp_path / "metrics.csv").read_text() == table.removesuffix("30,7.5\n")
+    assert first_other_row(tmp_path, rows) == 2
+
+
+@pytest.mark.parametrize("wrong", ["\x0b", '"'])
+def test_a_table_that_no_csv_reader_takes_is_damaged_from_there_on(tmp_path, wrong):
+    logger = LocalLogger(tmp_path, None)
+    logger.log(dict.fromkeys(map(str, range(9_000)), 1.25), 10)
+    for step in (20, 30, 40):
+        logger.log(dict.fromkeys(map(str, range(9_000)), 1.25), step)
+    rows = whole_lines(tmp_path / "metrics.jsonl")
+    assert first_other_row(tmp_path, rows, finished=True) == 4
+    path = tmp_path / "metrics.csv"
+    text = path.read_text()
+    # From the second row on; what is quoted is longer than a cell may be.
+    place = text.index("\n20,") + (0 if wrong != '"' else 4)
+    path.write_text(text[:place] + wrong + text[place + 1 :])
+    # The first row ends where the second begins.
+    assert first_other_row(tmp_path, rows, finished=True) == (1 if wrong == '"' else 0)
 
 
 def test_a_row_without_a_time_that_the_others_have_is_found(tmp_path):
@@ -213,18 +250,57 @@ def test_what_was_launched_dry_is_resumed_for_real(tmp_path, monkeypatch):
     assert (ran[0].launcher.kind, ran[0].launcher.settings.dry_run) == ("slurm", False)
 
 
-def test_violations_that_cannot_be_read_are_found(tmp_path):
+def test_a_torn_violation_costs_its_own_episode_alone(tmp_path):
     path = tmp_path / "violations.jsonl"
-    lines = ['{"episode": 1}', '{"episode": 3}', '{"episode": 3}']
-    path.write_text("\n".join(lines) + "\n")
-    lost = wholeness._first_lost_violation
-    assert lost(path, 5) == 5
-    path.write_text("\n".join(lines)[:-4])
-    assert lost(path, 5) == 3
-    path.write_text("{")
-    assert lost(path, 5) == 0
+    record = make_record([0, 1], [-1.0, 0.25], [0, 3])
+    entries = [e for n in range(3) for e in violations(record, n, 2 * n, [6.0])]
+    append_jsonl(path, entries)
+    first, text = wholeness._first_other_violation, path.read_text()
+    # As a full disk leaves it; of the episode there may be a record, or none yet.
+    path.write_text(text[:-9])
+    assert first(path, [record] * 3) == 2
+    assert first(path, [record] * 2) == 2
+    path.write_text(text[:9])
+    assert first(path, []) == 0
+    harmless = make_record([0, 0], [-1.0, -1.0], [0, 3])
+    assert first(path, [harmless] * 2) == 2
+    # Limits that are not those of the others are the damage of one line.
+    path.write_text(text)
+    edit(path, 2, "[6.0]", "[7.0]")
+    assert first(path, [record] * 3) == 2
     path.unlink()
-    assert lost(path, 5) == 0
+    assert first(path, [record] * 3) == 0
+    assert first(path, [harmless, record]) == 1
+    # A file that is gone is written again, though nothing stood in it.
+    assert first(path, [harmless] * 2) == 1
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "episodes/episode_002.npz",
+        "forecast.npz",
+        "metrics.csv",
+        "metrics.jsonl",
+        "timing.jsonl",
+        "violations.jsonl",
+    ],
+)
+def test_what_cannot_be_read_now_is_said_and_costs_nothing(copy, capsys, name):
+    """A link to itself stands for every error of the system, root's as well."""
+    path = copy / "seed_1" / name
+    path.unlink()
+    path.symlink_to(path.name)
+    (copy / "summary.json").unlink()
+    before = {p: p.lstat().st_mtime_ns for p in copy.rglob("*.ckpt")}
+    assert len(before) == 6
+    more = ("train.num_model_updates=4", f"results_dir={copy}", "render=false")
+    with pytest.raises(ResultsError, match=f"{name} cannot be read: Too many levels"):
+        running.run_job(read(*TINY, *more, "verbose=false"))
+    assert resume.main([str(copy)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{path} cannot be read: Too many levels of symbolic links" in line
+    assert {p: p.lstat().st_mtime_ns for p in copy.rglob("*.ckpt")} == before
 
 
 def test_a_folder_without_a_job_is_named_and_the_next_goes_on(job, capsys, tmp_path):

@@ -19,6 +19,7 @@ from experiments.engines.queue import (
 from experiments.engines.settings import SlurmConfig
 from experiments.engines.slurm_task import ReportTask, UnitTask
 from safex.errors import ConfigError, ResultsError
+from safex.training.files import write_text
 
 _ROOT = Path(__file__).resolve().parents[2]
 # Between two questions to the controller, which others ask as well.
@@ -155,8 +156,7 @@ class _Slurm:
                 executor._submitit_command_str, name
             )
             path = scripts_folder(folder) / f"{name}.sh"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
+            write_text(path, text)
             print(f"== {path}\n{text}")
 
 

@@ -8,7 +8,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from safex.models.calibration import Coverage, coverage
-from safex.training.files import naming, read_arrays, write_atomically, write_text
+from safex.training.files import (
+    naming,
+    read_arrays,
+    split_lines,
+    whole_line,
+    write_atomically,
+    write_text,
+)
 
 
 class EpisodeRecord(NamedTuple):
@@ -195,7 +202,8 @@ def load_record(path: Path) -> EpisodeRecord:
     """Reads a record; npz without pickles runs no code.
 
     Raises:
-      ValueError: the file is broken or not a record.
+      ValueError: the file is missing, broken or not a record.
+      ResultsError: the system does not let it be read.
     """
     try:
         return EpisodeRecord(**read_arrays(path))
@@ -214,13 +222,13 @@ def truncate_jsonl(path: Path, last: int, key: str = "episode") -> None:
 
     A torn last line can only belong to an episode that is run again.
     """
-    if not path.exists():
-        return
     kept = []
-    for line in path.read_text(errors="replace").splitlines():
-        try:
-            if json.loads(line)[key] <= last:
-                kept.append(line + "\n")
-        except (json.JSONDecodeError, KeyError, TypeError):
-            continue
+    try:
+        lines = split_lines(path)
+    except FileNotFoundError:
+        return
+    for line in lines:
+        value = whole_line(line, key)
+        if value is not None and value[key] <= last:
+            kept.append(line + "\n")
     write_text(path, "".join(kept))

@@ -5,6 +5,7 @@ of the payload) and flax's msgpack bytes of the pytree. Reading it runs no code.
 newest good file wins; a damaged or foreign one is named and passed over.
 """
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable
@@ -16,7 +17,7 @@ import numpy as np
 from flax import serialization
 
 from safex.errors import CheckpointError
-from safex.training.files import write_atomically
+from safex.training.files import reading, write_atomically
 from safex.types import PyTree
 
 _FORMAT = "safex-checkpoint-2"
@@ -82,6 +83,7 @@ def load_checkpoint(
 
     Raises:
       CheckpointError: there are checkpoints, but none can be used.
+      ResultsError: the system does not let one be read, which may be the newest good.
     """
     paths = _newest_first(folder)
     if at_most is not None:
@@ -113,7 +115,7 @@ def newest_checkpoint(folder: Path, at_most: int | None = None) -> int:
 def fingerprint_of(path: Path) -> str:
     """The configuration's fingerprint in a checkpoint, empty if there is none."""
     try:
-        with path.open("rb") as file:
+        with reading(path), path.open("rb") as file:
             return str(json.loads(file.readline(_MOST_HEADER))["fingerprint"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return ""
@@ -138,10 +140,12 @@ def read_state(
       field: of the state, which alone is returned and `template` is of; None is all.
 
     Raises:
-      CheckpointError: it cannot be used; says why.
+      CheckpointError: it is missing or cannot be used; says why.
+      ResultsError: the system does not let it be read.
     """
     try:
-        line, _, payload = path.read_bytes().partition(b"\n")
+        with reading(path):
+            line, _, payload = path.read_bytes().partition(b"\n")
         header: dict[str, Any] = json.loads(line)
         digest, episode = header["sha256"], int(header["episode"])
         if header["format"] != _FORMAT:
@@ -171,7 +175,11 @@ def read_state(
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*_*.ckpt"), key=_episode, reverse=True)
+    found = []
+    # Not `glob`, for which a folder that cannot be read is empty.
+    with contextlib.suppress(FileNotFoundError), reading(folder):
+        found = [path for path in folder.iterdir() if path.match("*_*.ckpt")]
+    return sorted(found, key=_episode, reverse=True)
 
 
 def _episode(path: Path) -> int:

@@ -4,6 +4,7 @@ An episode that lies across two blocks is joined here; nothing is read from a re
 which forgets.
 """
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,14 +15,20 @@ import numpy as np
 from safex.errors import ContractError
 from safex.training.account import (
     EpisodeRecord,
+    append_jsonl,
     count_events,
     save_record,
     worst_excess,
 )
-from safex.training.files import whole_lines
+from safex.training.files import sealed, whole_lines
 from safex.types import Transition
 
 RANDOM, TRAIN = "random", "train"
+# What is read of every entry, and of one of training.
+_NEEDED = frozenset(
+    ("length", "return", "cost_return", "violating_steps", "worst_excess")
+)
+_NEEDED_IN_TRAINING = _NEEDED | {"episode", "phase", "complete", "violation_events"}
 
 
 class Running(NamedTuple):
@@ -223,12 +230,27 @@ def entry_of(record: EpisodeRecord) -> dict[str, Any]:
     }
 
 
-def read_entries(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of `episodes.jsonl` or `evaluations.jsonl`, none without it."""
+def append_entries(path: Path, entries: Sequence[dict[str, Any]]) -> None:
+    """Appends lines each of which has a seal: no other file vouches for them."""
+    append_jsonl(path, [sealed(entry) for entry in entries])
+
+
+def read_episodes(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a seed's `episodes.jsonl`, up to the first that is damaged."""
+    return _read_entries(folder / "episodes.jsonl", _NEEDED_IN_TRAINING)
+
+
+def read_evaluations(folder: Path) -> list[dict[str, Any]]:
+    """The same of its `evaluations.jsonl`."""
+    return _read_entries(folder / "evaluations.jsonl", _NEEDED)
+
+
+def _read_entries(path: Path, needed: frozenset[str]) -> list[dict[str, Any]]:
     try:
-        return whole_lines(path, "step")
-    except OSError:
+        lines = whole_lines(path, "step")
+    except FileNotFoundError:
         return []
+    return list(itertools.takewhile(lambda line: needed <= line.keys(), lines))
 
 
 def save_newest(folder: Path, name: str, first: int, records: Sequence[Any]) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import hashlib
+import io
 import json
 import os
 import struct
@@ -14,11 +15,12 @@ from typing import Any
 
 import numpy as np
 
-_SEAL = "sha256"
+from safex.errors import ResultsError
+
+SEAL = "sha256"
 # What numpy and zipfile raise on a damaged file; the RuntimeError is of a flag that
 # says it is encrypted, or compressed in a way that nobody knows.
 _BROKEN = (
-    OSError,
     ValueError,
     EOFError,
     KeyError,
@@ -74,6 +76,26 @@ def naming(path: Path) -> Iterator[None]:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Tells a file that is not there from one that cannot be read now.
+
+    The latter (no permission, a disk that fails, too many open files) may be whole, and
+    nothing may be made anew in its place.
+
+    Raises:
+      FileNotFoundError: it is not there.
+      ResultsError: any other error of the system; names the file.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        reason = error.strerror or error
+        raise ResultsError(f"{path} cannot be read: {reason}") from error
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes a text file, whole or not at all."""
     write_atomically(path, lambda temporary: _write_text(temporary, text))
@@ -88,20 +110,27 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
     Raises:
       ValueError: it is missing or broken.
+      ResultsError: the system does not let it be read.
     """
     try:
-        # Opened here: on a broken file numpy leaves its own handle open.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        # Apart from the rest: what numpy says of a broken file may look like an error
+        # of the system.
+        with reading(path):
+            content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise ValueError("it is missing") from error
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
-    except _BROKEN as error:
+    except (OSError, *_BROKEN) as error:
         raise ValueError(str(error) or type(error).__name__) from error
 
 
 def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
     """The same with the SHA-256 of its JSON as the last entry, for `read_sealed`."""
-    plain = {name: value for name, value in content.items() if name != _SEAL}
+    plain = {name: value for name, value in content.items() if name != SEAL}
     text = json.dumps(plain, sort_keys=True)
-    return plain | {_SEAL: hashlib.sha256(text.encode()).hexdigest()}
+    return plain | {SEAL: hashlib.sha256(text.encode()).hexdigest()}
 
 
 def read_sealed(path: Path) -> dict[str, Any]:
@@ -118,9 +147,14 @@ def read_sealed(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is damaged: it is no JSON") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} is damaged: it holds no JSON object")
-    if _SEAL in content and content != sealed(content):
+    if not _unbroken(content):
         raise ValueError(f"{path} is damaged: it is not what was written")
     return content
+
+
+def _unbroken(content: dict[str, Any]) -> bool:
+    """Whether it has the seal that it must have, or none."""
+    return SEAL not in content or content == sealed(content)
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
@@ -137,19 +171,42 @@ def read_mapping(path: Path) -> dict[str, Any]:
 def whole_lines(path: Path, number: str | None = None) -> list[dict[str, Any]]:
     """The objects of a file of JSON lines, up to the first line that is damaged.
 
+    Lines may be `sealed`. One without a seal is of an earlier version, and cannot stand
+    behind one with it.
+
     Args:
       path: the file.
       number: a key that must be there, with a number.
+
+    Raises:
+      FileNotFoundError: it is missing.
+      ResultsError: the system does not let it be read.
     """
     values: list[dict[str, Any]] = []
-    for line in path.read_text(errors="replace").splitlines():
-        try:
-            value = json.loads(line)
-        except json.JSONDecodeError:
-            break
-        if not isinstance(value, dict):
-            break
-        if number and not isinstance(value.get(number), int | float):
+    for line in split_lines(path):
+        value = whole_line(line, number)
+        if value is None or (values and SEAL in values[-1] and SEAL not in value):
             break
         values.append(value)
     return values
+
+
+def split_lines(path: Path) -> list[str]:
+    """The lines of a text file, raising as `whole_lines`."""
+    with reading(path):
+        text = path.read_text(errors="replace")
+    # Not `splitlines`, to which a wrong bit can make another character end a line.
+    return text.removesuffix("\n").split("\n") if text else []
+
+
+def whole_line(line: str, number: str | None = None) -> dict[str, Any] | None:
+    """The object in a line of JSON, None if it is damaged; `number` as above."""
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(value, dict) or not _unbroken(value):
+        return None
+    if number and not isinstance(value.get(number), int | float):
+        return None
+    return value

@@ -77,7 +77,8 @@ def load_forecast(path: Path) -> Forecast:
     """Reads a forecast; npz without pickles runs no code.
 
     Raises:
-      ValueError: the file is broken or not a forecast.
+      ValueError: the file is missing, broken or not a forecast.
+      ResultsError: the system does not let it be read.
     """
     try:
         fields: dict[str, Any] = {**read_arrays(path)}

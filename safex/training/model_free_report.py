@@ -16,7 +16,7 @@ from safex.errors import ConfigError, ContractError, ResultsError
 from safex.training import plots
 from safex.training.account import load_record
 from safex.training.certificate import certify, over_budget
-from safex.training.episodes import TRAIN, read_entries
+from safex.training.episodes import TRAIN, read_episodes, read_evaluations
 from safex.training.files import whole_lines
 from safex.training.margins import Limit
 from safex.training.off_policy import evaluation_records
@@ -79,8 +79,7 @@ def read_seed(folder: Path) -> _Seed:
     rows, timing = (
         whole_lines(folder / f"{name}.jsonl", "step") for name in ("metrics", "timing")
     )
-    episodes = read_entries(folder / "episodes.jsonl")
-    return _Seed(rows, episodes, read_entries(folder / "evaluations.jsonl"), timing)
+    return _Seed(rows, read_episodes(folder), read_evaluations(folder), timing)
 
 
 def summarise_run(

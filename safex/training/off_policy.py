@@ -24,7 +24,7 @@ from safex.envs.vector import VectorEnv
 from safex.errors import CheckpointError, NonFiniteError, SafexError
 from safex.replay import append, make_replay
 from safex.training import episodes as eps
-from safex.training.account import EpisodeRecord, append_jsonl, truncate_jsonl
+from safex.training.account import EpisodeRecord, truncate_jsonl
 from safex.training.certificate import over_budget
 from safex.training.checkpoint import (
     forget_checkpoints,
@@ -329,7 +329,7 @@ class OffPolicyTrainer:
         after = before + self.round_steps
         timing: dict[str, Any] = {"round": number, "step": after, **seconds}
         timing |= {"updates": self.num_updates if metrics else 0, "compiles": compiles}
-        append_jsonl(run.folder / "timing.jsonl", [timing])
+        eps.append_entries(run.folder / "timing.jsonl", [timing])
         self._report(_progress(run, after, entries, state))
         return state, row
 
@@ -384,7 +384,7 @@ class OffPolicyTrainer:
             }
             for i, episode in enumerate(ended, 1)
         ]
-        append_jsonl(run.folder / "episodes.jsonl", entries)
+        eps.append_entries(run.folder / "episodes.jsonl", entries)
         newest = [episode.record for episode in ended if episode.complete]
         newest = newest[-self.config.keep_episodes :]
         first = before + len(ended) - len(newest) + 1
@@ -409,7 +409,7 @@ class OffPolicyTrainer:
             }
             for i, (record, seed) in enumerate(zip(records, seeds, strict=True), 1)
         ]
-        append_jsonl(run.folder / "evaluations.jsonl", entries)
+        eps.append_entries(run.folder / "evaluations.jsonl", entries)
         kept = records[: self.config.keep_episodes]
         folder = run.folder / "episodes"
         eps.save_newest(folder, f"evaluation_{step}", 1, kept)

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from safex.training.files import write_atomically
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -105,8 +107,9 @@ def new_figure(path: str | Path, width: float, height: float) -> Iterator["Figur
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, **_NO_DATE.get(Path(path).suffix, {}))
+        kind = Path(path).suffix
+        options = {"format": kind.removeprefix(".")} | _NO_DATE.get(kind, {})
+        write_atomically(Path(path), lambda part: figure.savefig(part, **options))
 
 
 def wrapped(text: str, width: float, size: float | None = None) -> str:
