@@ -463,7 +463,7 @@ def test_an_episode_of_any_length_takes_few_calls(length, pieces):
 
 
 def test_how_an_episode_is_cut_changes_no_number(tmp_path, monkeypatch):
-    config = dataclasses.replace(CONFIG, num_rollout_steps=19, num_exploration_steps=7)
+    config = dataclasses.replace(CONFIG, num_rollout_steps=19, num_exploration_steps=53)
     monkeypatch.setattr(loop, "_STEPS_PER_CALL", 5)
     assert loop._pieces(19) == [5, 5, 5, 4]
     train(tmp_path / "cut", make_trainer(config=config))
