@@ -29,7 +29,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from experiments.runs import read_plain, with_settings
-from safex.errors import SafexError
+from safex.errors import ResultsError, SafexError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -58,7 +58,6 @@ def _run(arguments: argparse.Namespace, out: Path) -> None:
     from rich.console import Console  # noqa: PLC0415
 
     from experiments.evaluating import evaluate, table  # noqa: PLC0415
-    from safex.errors import ResultsError  # noqa: PLC0415
     from safex.training.files import write_text  # noqa: PLC0415
 
     summary = evaluate(
@@ -90,7 +89,7 @@ def _file_name(arguments: argparse.Namespace) -> str:
     if arguments.checkpoint is not None:
         parts.append(f"checkpoint_{arguments.checkpoint}")
     wanted = "_".join(parts)
-    name = re.sub(r"[^\w.,=+-]", "-", wanted)[:100]
+    name = re.sub(r"[^\w.,=+-]", "-", wanted, flags=re.ASCII)[:100]
     if name != wanted:
         name += f"_{hashlib.sha256(wanted.encode()).hexdigest()[:8]}"
     return f"{name}.json"
