@@ -33,7 +33,7 @@ NAVIGATION = {
         "gallery",
     ],
     "Tasks": ["tasks/*"],
-    "Methods": ["methods", "methods/*", "models", "uncertainty", "model_free"],
+    "Methods": ["methods", "model_free", "methods/*", "models", "uncertainty"],
     "Evidence": ["results", "reliability", "performance", "decisions"],
     "More": [],
 }

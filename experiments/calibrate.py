@@ -52,6 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SafexError as error:
         print(f"safex: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        print(f"safex: {error.strerror or error}{where}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("safex: stopped; nothing was written", file=sys.stderr)
         return 130
@@ -82,7 +86,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--no-imagination", action="store_true", help="leave out the 10-step rollouts"
     )
-    parser.add_argument("--out", type=Path, help="default: DIR, or results/calibration")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FOLDER",
+        help="default: DIR, or results/calibration",
+    )
     arguments = parser.parse_intermixed_args(argv)
     # A first `key=value` is no folder.
     if arguments.run and "=" in arguments.run and not Path(arguments.run).exists():

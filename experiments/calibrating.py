@@ -15,7 +15,7 @@ from rich.table import Table
 from experiments.building import build_env, build_model
 from experiments.configuration import ExperimentConfig
 from experiments.runtime import set_up_jax
-from safex.errors import ConfigError
+from safex.errors import ConfigError, ResultsError
 from safex.models import calibration_report as report
 from safex.training.account import load_record
 from safex.training.files import write_text
@@ -69,11 +69,18 @@ def load_episodes(folder: Path) -> list[list[Rows]]:
 
     Raises:
       ConfigError: there are none.
+      ResultsError: a file is damaged.
     """
     seeds = []
     for seed in sorted(folder.glob("seed_*")):
         paths = sorted((seed / "episodes").glob("episode_*.npz"))
-        records = [load_record(path) for path in paths]
+        try:
+            records = [load_record(path) for path in paths]
+        except ValueError as error:
+            raise ResultsError(
+                f"{error}; python experiments/resume.py {folder} repeats what is "
+                "damaged"
+            ) from error
         seeds.append([Rows(r.obs, r.action, r.next_obs) for r in records])
     if not seeds or min(len(seed) for seed in seeds) < 2:
         raise ConfigError(f"{folder} holds no seed_*/episodes of two episodes or more")
@@ -251,7 +258,7 @@ def calibrate(
       imagine: whether many steps are imagined as well.
 
     Raises:
-      SafexError: no episodes, or they cannot be read.
+      SafexError: no episodes, or they cannot be read, or nothing can be written.
     """
     seeds = load_episodes(run) if run else None
     set_up_jax()
@@ -263,7 +270,6 @@ def calibrate(
             collect_random(jax.random.fold_in(root, seed), env, fresh[1])
             for seed in range(fresh[0])
         ]
-    out.mkdir(parents=True, exist_ok=True)
     runs = []
     for seed, episodes in enumerate(seeds):
         key, far_key = jax.random.split(jax.random.fold_in(root, 1000 + seed))
@@ -278,9 +284,17 @@ def calibrate(
         "seeds": len(runs),
         "fits": entries,
     }
-    write_text(out / "calibration.json", json.dumps(text, indent=2) + "\n")
-    draw(out / "calibration.png", runs)
+    # First, so that the fits are not lost with a file that cannot be written.
     Console(width=WIDTH).print(table(entries, f"{title}, {len(runs)} seeds"))
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_text(out / "calibration.json", json.dumps(text, indent=2) + "\n")
+        draw(out / "calibration.png", runs)
+    except OSError as error:
+        raise ResultsError(
+            f"{out} cannot be written to: {error.strerror or error}; --out FOLDER "
+            "names another place"
+        ) from error
     print(f"written to {out}")
 
 

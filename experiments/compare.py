@@ -6,9 +6,10 @@ Each DIR is a finished run, a job with a grid (every point of it is a row), or t
 parent of runs, of which the latest is taken. Every run is a row; runs of one and the
 same experiment that are given the same label are pooled into one. Writes
 `comparison.csv`, `comparison.md` and as png and pdf the figures `comparison` (means,
-intervals, worst seeds), `pareto` (violations against return) and `profiles` (the share
-of seeds beyond each value); of several rows also `improvement`, how probably a seed of
-one is better than a seed of the other, with its numbers in `improvement.csv`.
+intervals, worst seeds), `pareto` (violations against return), where a budget is above 0
+`pareto_cost` (final cost against return), and `profiles` (the share of seeds beyond
+each value); of several rows also `improvement`, how probably a seed of one is better
+than a seed of the other, with its numbers in `improvement.csv`.
 """
 
 import argparse
@@ -416,15 +417,17 @@ def _draw_more(
     rows: Sequence[Row], pairs: Sequence[Pair], level: float, out: Path, ending: str
 ) -> None:
     from safex.training import plots  # noqa: PLC0415, after --help
-    from safex.training.plots.pareto import Trade  # noqa: PLC0415
+    from safex.training.results import GAIN, paretos  # noqa: PLC0415
     from safex.training.statistics import performance_profile  # noqa: PLC0415
 
     prices, gains = (
         {row.label: _values(row, name) for row in rows} for name, _, _ in _JUDGED
     )
-    trades = {label: Trade(prices[label], gains[label]) for label in prices}
-    price, gain = _words()
-    plots.plot_pareto(out / f"pareto.{ending}", trades, price=price, gain=gain)
+    for name, price, budget, trades in paretos(
+        {row.label: [run.summary for run in row.runs] for row in rows}
+    ):
+        path = out / f"{name}.{ending}"
+        plots.plot_pareto(path, trades, price=price, gain=GAIN, budget=budget)
     panels = {}
     for words, values in zip(_words(), (prices, gains), strict=True):
         every = sorted({value for group in values.values() for value in group})

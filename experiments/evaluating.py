@@ -4,10 +4,11 @@ import copy
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from rich import box
+from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
@@ -31,9 +32,19 @@ from safex.training.margins import limits_of
 
 
 def evaluate(
-    folder: Path, settings: Sequence[str], episodes: int, *, best: bool = False
+    folder: Path,
+    settings: Sequence[str],
+    episodes: int,
+    checkpoint: int | Literal["last", "best"] = "last",
 ) -> dict[str, Any]:
     """Plays so many episodes with each seed of a run; numbers ready for JSON.
+
+    Args:
+      folder: of the run.
+      settings: fields to set, `key=value` each.
+      episodes: of each seed.
+      checkpoint: the last of each seed, that of its best evaluation, or the one of this
+        number: the episode, without a model the step, that it has learned from.
 
     Raises:
       SafexError: no run, no checkpoint, or a setting that is refused or that the
@@ -56,10 +67,10 @@ def evaluate(
     ]
     set_up_jax()
     if isinstance(config, ModelFreeConfig):
-        return _evaluate_model_free(config, settings, runs, episodes, best=best)
+        return _evaluate_model_free(config, settings, runs, episodes, checkpoint)
     if isinstance(trained, ModelFreeConfig):
         raise ConfigError("agent.kind of a trained run cannot be set")
-    if best:
+    if checkpoint == "best":
         raise ConfigError("--best is for agents without a model")
     env = build_env(config)
     agent = build_agent(config, env)
@@ -73,9 +84,10 @@ def evaluate(
     )
     beta = np.asarray(agent.beta)
     accounts: list[list[EpisodeAccount]] = [[] for _ in runs]
-    learned, played = trainer.play(runs, episodes)
+    number = None if checkpoint == "last" else checkpoint
+    learned, played = trainer.play(runs, episodes, number)
     for run, last in zip(runs, learned, strict=True):
-        if last < trained.train.num_model_updates:
+        if number is None and last < trained.train.num_model_updates:
             print(
                 f"warning: {run.folder} has learned from {last} of "
                 f"{trained.train.num_model_updates} episodes",
@@ -85,7 +97,8 @@ def evaluate(
         for kept, record in zip(accounts, records, strict=True):
             kept.append(account(record, beta, agent.planner.span))
     known = isinstance(agent.model, TrueDynamics)
-    return summarise(config, settings, seeds, learned, accounts, env, known=known)
+    found = summarise(config, settings, seeds, learned, accounts, env, known=known)
+    return found | {"checkpoint": checkpoint, "learned_in": "episodes"}
 
 
 def _evaluate_model_free(
@@ -93,8 +106,7 @@ def _evaluate_model_free(
     settings: Sequence[str],
     runs: Sequence[SeedRun],
     episodes: int,
-    *,
-    best: bool,
+    checkpoint: int | Literal["last", "best"],
 ) -> dict[str, Any]:
     trainer = build_trainer(
         config,
@@ -104,10 +116,10 @@ def _evaluate_model_free(
     nothing = np.ones(trainer.vector.obs_dim)
     learned, accounts = [], []
     for run in runs:
-        step, records = trainer.play(run, episodes, best=best)
+        step, records = trainer.play(run, episodes, checkpoint)
         learned.append(step)
         accounts.append([account(record, nothing, 1) for record in records])
-        if not best and step < config.train.total_steps:
+        if checkpoint == "last" and step < config.train.total_steps:
             print(
                 f"warning: {run.folder} has learned from {step} of "
                 f"{config.train.total_steps} steps",
@@ -116,7 +128,7 @@ def _evaluate_model_free(
     env = build_env(config)
     seeds = [run.seed for run in runs]
     found = summarise(config, settings, seeds, learned, accounts, env, known=True)
-    return found | {"checkpoint": "best" if best else "last"}
+    return found | {"checkpoint": checkpoint, "learned_in": "steps"}
 
 
 def summarise(
@@ -173,19 +185,20 @@ def summarise(
     }
 
 
-def table(summary: dict[str, Any]) -> Table:
-    """One row a seed, violations first."""
+def table(summary: dict[str, Any]) -> Group:
+    """One row a seed, violations first; several limits have a table of their own."""
     changed = f", with {', '.join(summary['set'])}" if summary["set"] else ""
-    certificate = summary["certificate"]
+    certificate, limits = summary["certificate"], summary["limits"]
     episodes = certificate["episodes"] // len(summary["seeds"])
+    planned, alone = summary["learned_in"] == "episodes", len(limits) == 1
     found = Table(
         box=box.SIMPLE_HEAD,
         title=escape(
             f"{_of_which(summary)} on {summary['env']}{changed}: "
             f"{episodes} episodes a seed"
         ),
-        # Two limits and the rest go into the 80 characters of a terminal.
-        padding=(0, 1 if len(summary["limits"]) < 2 else 0),
+        # All of it goes into the 80 characters of a terminal.
+        padding=(0, 1 if planned else 0),
         collapse_padding=True,
         caption=f"{certificate['over_budget']} of {certificate['episodes']} episodes "
         f"broke their budget: at most {100 * certificate['binomial']:.1f} % do, on the "
@@ -193,38 +206,56 @@ def table(summary: dict[str, Any]) -> Table:
         "(binomial); bound: the same of each agent alone",
     )
     headings = ["seed", "violating\nsteps", "episodes\nover\nbudget", "bound"]
-    headings += [f"{x['name']}\nexcess\n[{x['unit']}]" for x in summary["limits"]]
-    planned = "checkpoint" not in summary
-    if not planned:
-        headings += [f"cost,\nof {x['cost_budget']:g}" for x in summary["limits"]]
+    if alone:
+        headings.append("{name}\nexcess\n[{unit}]".format(**limits[0]))
+        if not planned:
+            headings.append(f"cost,\nof {limits[0]['cost_budget']:g}")
     headings += ["return,\nmean", "worst"]
     headings += ["no\nplan", "2 sigma\nheld"] if planned else ["steps\nlearned"]
     for heading in headings:
         found.add_column(escape(heading), justify="right")
     for seed in summary["seeds"]:
         held = seed["coverage"] and seed["coverage"]["2"]
-        found.add_row(
-            str(seed["seed"]),
-            str(seed["violating_steps"]),
-            str(seed["episodes_over_budget"]),
-            f"{100 * seed['binomial']:.0f}%",
-            *(f"{excess:.3f}" for excess in seed["worst_excess"]),
-            *(() if planned else (f"{x:.1f}" for x in np.mean(seed["costs"], axis=0))),
-            f"{np.mean(seed['returns']):.1f}",
-            f"{min(seed['returns']):.1f}",
-            *(
-                (
-                    str(seed["infeasible_plans"]),
-                    "-" if held is None else f"{100 * held:.1f}%",
-                )
-                if planned
-                else (str(seed["learned_from"]),)
-            ),
-        )
+        row = [str(seed["seed"]), str(seed["violating_steps"])]
+        row += [str(seed["episodes_over_budget"]), f"{100 * seed['binomial']:.0f}%"]
+        if alone:
+            row.append(f"{seed['worst_excess'][0]:.3f}")
+            if not planned:
+                row.append(f"{np.mean(seed['costs']):.1f}")
+        row += [f"{np.mean(seed['returns']):.1f}", f"{min(seed['returns']):.1f}"]
+        if planned:
+            row.append(str(seed["infeasible_plans"]))
+            row.append("-" if held is None else f"{100 * held:.1f}%")
+        else:
+            row.append(str(seed["learned_from"]))
+        found.add_row(*row)
+    return Group(found) if alone else Group(found, _limits_table(summary))
+
+
+def _limits_table(summary: dict[str, Any]) -> Table:
+    """A row a limit and seed, so that any number of limits fits a terminal."""
+    found = Table(box=box.SIMPLE_HEAD, collapse_padding=True)
+    found.add_column("limit", overflow="fold")
+    for heading in ("seed", "worst\nexcess", "unit", "cost,\nmean", "of\nbudget"):
+        found.add_column(heading, justify="right")
+    for c, limit in enumerate(summary["limits"]):
+        for seed in summary["seeds"]:
+            found.add_row(
+                escape(limit["name"]),
+                str(seed["seed"]),
+                f"{seed['worst_excess'][c]:.3f}",
+                escape(limit["unit"]),
+                f"{np.mean(seed['costs'], axis=0)[c]:.1f}",
+                f"{limit['cost_budget']:g}",
+            )
     return found
 
 
 def _of_which(summary: dict[str, Any]) -> str:
-    if "checkpoint" in summary:
-        return f"{summary['method']}, {summary['checkpoint']} checkpoint,"
-    return f"{summary['method']} with {summary['model']} model"
+    which = f", {summary['checkpoint']} checkpoint,"
+    if isinstance(summary["checkpoint"], int):
+        which = f", checkpoint {summary['checkpoint']},"
+    if summary["learned_in"] == "steps":
+        return summary["method"] + which
+    which = "" if summary["checkpoint"] == "last" else which
+    return f"{summary['method']} with {summary['model']} model{which}"

@@ -89,9 +89,10 @@ def plot(
     """
     from safex.training import plots  # noqa: PLC0415, after --help
     from safex.training.results import (  # noqa: PLC0415
+        GAIN,
         common_limits,
+        paretos,
         read_all,
-        trades,
     )
 
     results = read_all(folders, labels)
@@ -100,14 +101,17 @@ def plot(
     made = [out / f"curves.{ending}"]
     plots.plot_curves(made[0], curves, limits, width=width)
     if len(results) > 1:
-        made.append(out / f"pareto.{ending}")
-        plots.plot_pareto(
-            made[-1],
-            trades(results),
-            price="violating steps of training",
-            gain="final return",
-            width=min(width, 3.25),
-        )
+        groups = {result.label: [result.summary] for result in results}
+        for name, price, budget, trades in paretos(groups):
+            made.append(out / f"{name}.{ending}")
+            plots.plot_pareto(
+                made[-1],
+                trades,
+                price=price,
+                gain=GAIN,
+                budget=budget,
+                width=min(width, 3.25),
+            )
     if own:
         for result in results:
             below = out / _file_name(result.label) if len(results) > 1 else out

@@ -137,6 +137,51 @@ def test_the_command_replays_a_run(tmp_path, monkeypatch, episodes, capsys):
     assert (tmp_path / "run" / "calibration.png").stat().st_size > 10_000
 
 
+def run_of(folder, episodes):
+    """A run of one seed, as far as the command reads it."""
+    below = folder / "seed_0" / "episodes"
+    below.mkdir(parents=True)
+    for number, rows in enumerate(episodes):
+        none = np.zeros(len(rows.obs))
+        record = EpisodeRecord(*rows, *[none] * (len(EpisodeRecord._fields) - 3))
+        save_record(below / f"episode_{number:03d}.npz", record)
+    config = plain_of(read("model.num_ensembles=2"))
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    return folder
+
+
+def test_a_damaged_episode_is_named(tmp_path, episodes, capsys):
+    folder = run_of(tmp_path / "run", episodes[:2])
+    path = folder / "seed_0" / "episodes" / "episode_001.npz"
+    path.write_bytes(path.read_bytes()[:200])
+    assert calibrate.main([str(folder)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"safex: {path} is not a whole episode record")
+    assert f"resume.py {folder}" in line
+
+
+def test_the_table_is_shown_though_no_file_can_be_written(
+    tmp_path, monkeypatch, episodes, capsys
+):
+    monkeypatch.setattr(calibrating, "set_up_jax", lambda: None)
+    monkeypatch.setattr(calibrating, "build_model", lambda *arguments: HalfKnown())
+    folder = run_of(tmp_path / "run", episodes[:2])
+    out = folder / "config.yaml" / "here"
+    arguments = [str(folder), "--no-imagination", "--out", str(out)]
+    assert calibrate.main(arguments) == 2
+    shown = capsys.readouterr()
+    assert "held out" in shown.out
+    (line,) = shown.err.splitlines()
+    assert line.startswith(f"safex: {out} cannot be written to: ")
+
+    def refuse(folder):
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr(calibrate, "read_plain", refuse)
+    assert calibrate.main([str(folder)]) == 2
+    assert capsys.readouterr().err == f"safex: Permission denied: {folder}\n"
+
+
 def settings_of(*arguments):
     return calibrate.read_settings(calibrate._parse(arguments))
 

@@ -29,6 +29,7 @@ def seed_entry(seed, violations=0, final_return=-300.0, coverage=0.95):
         "random_violating_steps": 2,
         "worst_excess": [0.25 * violations],
         "worst_episode_cost": [violations],
+        "episode_cost_returns": [[0.0], [float(violations)]],
         "infeasible_plans": 3,
         "coverage": {"held_out": shares, "prequential": shares},
     }
@@ -287,6 +288,8 @@ def test_two_limits_have_columns_each(tmp_path, out, drawn, capsys):
     seeds = [seed_entry(0), seed_entry(1)]
     seeds[0] |= {"worst_excess": [0.5, 0.0], "worst_episode_cost": [12, 0]}
     seeds[1] |= {"worst_excess": [0.25, 3.0], "worst_episode_cost": [7, 1]}
+    for seed in seeds:
+        seed["episode_cost_returns"] = [[0.0, 0.0]]
     a = write(tmp_path / "a", summary(seeds, limits=limits))
     assert main([a, "--out", str(out)]) == 0
     head, _, cells = (out / "comparison.md").read_text().splitlines()[2:5]
@@ -427,3 +430,19 @@ def test_help_and_errors_of_the_script_import_nothing_heavy(tmp_path):
     command = [sys.executable, str(SCRIPT), str(tmp_path / "none")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and "Traceback" not in done.stderr
+
+
+def test_a_grid_is_compared_by_its_folder(tmp_path, out, drawn, capsys):
+    """What docs/configuration.md says: the job's folder holds more than points."""
+    job = tmp_path / "job"
+    for name in ("pes_alpha=1", "pes_alpha=2"):
+        write(job / name, summary([seed_entry(0)]))
+    (job / "config.yaml").write_text("job: {}\n")
+    (job / "grid.json").write_text("[]\n")
+    (job / "wandb" / "wandb").mkdir(parents=True)
+    assert main([str(job), "--out", str(out)]) == 0
+    assert [row["label"] for row in rows(out)] == [
+        "minmax bnn (pes_alpha=1)",
+        "minmax bnn (pes_alpha=2)",
+    ]
+    assert capsys.readouterr().err == ""

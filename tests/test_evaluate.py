@@ -1,7 +1,10 @@
 """Playing with what was learned; how an episode runs is in test_loop."""
 
+import copy
 import io
 import json
+import re
+import shutil
 
 import pytest
 from rich.console import Console
@@ -56,14 +59,23 @@ def trained(tmp_path_factory):
 
 def play(folder, *settings):
     arguments = [str(folder), *settings, "--episodes", str(EPISODES)]
-    assert evaluate.main(arguments) == 0
-    return json.loads((folder / "evaluation.json").read_text())
+    out = folder.parent / "played" / "evaluation.json"
+    assert evaluate.main([*arguments, "--out", str(out)]) == 0
+    return json.loads(out.read_text())
 
 
-def test_it_plays_the_same_episodes_again_and_changes_no_checkpoint(trained):
+@pytest.fixture(scope="module")
+def played(trained):
+    """What is written of an evaluation, made once: it takes seconds to compile."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluating, "set_up_jax", lambda: None)
+        return play(trained)
+
+
+def test_it_plays_the_same_episodes_again_and_changes_no_checkpoint(trained, played):
     paths = sorted(trained.rglob("*.ckpt"))
     before = [path.read_bytes() for path in paths]
-    one, other = play(trained), play(trained)
+    one, other = played, play(trained)
     assert one == other
     assert [path.read_bytes() for path in paths] == before
     returns = [seed["returns"] for seed in one["seeds"]]
@@ -93,12 +105,16 @@ def test_a_changed_limit_is_known_and_counted(trained, capsys):
     assert allowed["certificate"]["over_budget"] == 0
 
 
-@pytest.mark.parametrize("limits", [1, 2])
-def test_the_table_fits_a_terminal(trained, limits):
-    found = play(trained)
+@pytest.mark.parametrize("counted", ["episodes", "steps"])
+@pytest.mark.parametrize("limits", [1, 2, 3])
+def test_the_table_fits_a_terminal(played, limits, counted):
+    found = copy.deepcopy(played)
+    found["learned_in"] = counted
     found["limits"] *= limits
     for seed in found["seeds"]:
         seed["worst_excess"] *= limits
+        seed["costs"] = [cost * limits for cost in seed["costs"]]
+        seed["learned_from"] = 1_000_000
         seed["seed"] = 999_999
         seed["returns"] = [-1234.5, -1300.0]
         seed["coverage"] = {"2": 1.0}
@@ -107,9 +123,11 @@ def test_the_table_fits_a_terminal(trained, limits):
     text = console.file.getvalue()
     assert "…" not in text
     assert "violating" in text
-    assert text.count("999999") == 2
-    assert text.count("-1300.0") == text.count("100.0%") == 2
-    assert text.count("|omega|") == limits
+    assert text.count("999999") == (2 if limits == 1 else 2 + 2 * limits)
+    assert text.count("-1300.0") == 2
+    assert text.count("100.0%" if counted == "episodes" else "1000000") == 2
+    # In the heading, or beside each seed's.
+    assert text.count("|omega|") == (1 if limits == 1 else 2 * limits)
 
 
 @pytest.mark.parametrize(
@@ -140,3 +158,90 @@ def test_a_run_without_a_checkpoint_is_named(trained, capsys, tmp_path):
         (tmp_path / f"seed_{index}").mkdir()
     assert evaluate.main([str(tmp_path)]) == 2
     assert "seed_0 has no checkpoint" in capsys.readouterr().err
+
+
+def test_any_kept_checkpoint_can_be_played(trained, played, capsys):
+    last = play(trained, "--checkpoint", "1")
+    assert last == played | {"checkpoint": 1}
+    capsys.readouterr()
+    first = play(trained, "--checkpoint", "0")
+    assert [seed["learned_from"] for seed in first["seeds"]] == [0, 0]
+    shown = capsys.readouterr()
+    assert "checkpoint 0" in shown.out
+    # An earlier one was asked for: nothing to warn of.
+    assert shown.err == ""
+
+
+def test_a_checkpoint_that_is_not_there_is_answered_by_those_that_are(trained, capsys):
+    assert evaluate.main([str(trained), "--checkpoint", "7"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("seed_0 has no checkpoint 7; there are: 0, 1")
+    with pytest.raises(SystemExit):
+        evaluate.main([str(trained), "--checkpoint", "1", "--best"])
+
+
+def test_a_damaged_checkpoint_is_not_replaced_by_another(trained, tmp_path, capsys):
+    folder = shutil.copytree(trained, tmp_path / "run")
+    kept = folder / "seed_1" / "checkpoints"
+    (kept / "episode_0001.ckpt").write_bytes((kept / "episode_0000.ckpt").read_bytes())
+    assert evaluate.main([str(folder), "--checkpoint", "1"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "seed_1" in line and "episode_0001.ckpt is truncated or damaged" in line
+
+
+@pytest.fixture
+def told(played, monkeypatch):
+    """In place of episodes, what was played of others; only the files matter."""
+
+    def evaluate(folder, settings, episodes, checkpoint):
+        return played | {"set": list(settings), "checkpoint": checkpoint}
+
+    monkeypatch.setattr(evaluating, "evaluate", evaluate)
+
+
+@pytest.mark.usefixtures("told")
+def test_a_shift_test_leaves_the_first_evaluation_alone(trained, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "config.yaml").write_text((trained / "config.yaml").read_text())
+    for more in (
+        [],
+        ["env.mass=1.2"],
+        ["env.mass=1.2", "--checkpoint", "0"],
+        ["--best"],
+        ["agent.cost_budget=[5]"],
+    ):
+        assert evaluate.main([str(folder), *more]) == 0
+    found = {
+        path.name.removeprefix("evaluation"): json.loads(path.read_text())
+        for path in folder.glob("evaluation*.json")
+    }
+    said = {name: (file["set"], file["checkpoint"]) for name, file in found.items()}
+    assert said.pop(".json") == ([], "last")
+    assert said.pop("_env.mass=1.2.json") == (["env.mass=1.2"], "last")
+    assert said.pop("_env.mass=1.2_checkpoint_0.json") == (["env.mass=1.2"], 0)
+    assert said.pop("_best.json") == ([], "best")
+    # What a file's name cannot hold is told apart by a digest.
+    ((name, budget),) = said.items()
+    assert budget == (["agent.cost_budget=[5]"], "last")
+    assert re.fullmatch(r"_agent\.cost_budget=-5-_[0-9a-f]{8}\.json", name)
+
+
+@pytest.mark.usefixtures("told")
+def test_what_was_played_is_shown_though_no_file_can_be_written(trained, capsys):
+    out = trained / "config.yaml" / "evaluation.json"
+    assert evaluate.main([str(trained), "--out", str(out)]) == 2
+    shown = capsys.readouterr()
+    assert "violating" in shown.out
+    (line,) = shown.err.splitlines()
+    assert line.startswith(f"safex: {out} cannot be written: ")
+    assert line.endswith("--out FILE names another place")
+
+
+def test_a_folder_that_cannot_be_read_is_one_line(trained, capsys, monkeypatch):
+    def refuse(folder):
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr(evaluate, "read_plain", refuse)
+    assert evaluate.main([str(trained)]) == 2
+    assert capsys.readouterr().err == f"safex: Permission denied: {trained}\n"

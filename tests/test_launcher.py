@@ -16,7 +16,14 @@ import yaml
 from experiments.compare import main as compare
 from experiments.plot import main as plot
 from safex.training.account import load_record
-from tests.tracked import events, wandb_rows, without_service
+from tests.tracked import (
+    events,
+    wandb_config,
+    wandb_history,
+    wandb_rows,
+    wandb_run,
+    without_service,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 # The smallest job that goes through every part; compiling is what takes the time.
@@ -122,9 +129,23 @@ def test_what_a_run_leaves(whole):
 
 def test_wandb_groups_seeds_offline(whole):
     (run,) = (whole[0] / "wandb" / "wandb").glob("offline-run-*/*.wandb")
-    content = run.read_bytes()
-    for word in (b"pendulum_safe_bnn", b"safe_bnn", b"safex-pendulum"):
-        assert word in content
+    found = wandb_run(run)
+    summary = json.loads((whole[0] / "summary.json").read_text())
+    assert found.project == "safex-pendulum"
+    assert found.run_group == "pendulum_safe_bnn"
+    assert found.job_type == "safe_bnn"
+    config = wandb_config(found)
+    assert config["seed"] == summary["seeds"][0]["seed"]
+    assert config["horizon"] == 4
+    assert config["model"]["features"] == [8]
+    # The very rows of the local files.
+    text = (whole[0] / "seed_0" / "metrics.jsonl").read_text()
+    local = [json.loads(line) for line in text.splitlines()]
+    history = wandb_history(run)
+    assert [row["_step"] for row in history] == [50, 70, 90]
+    for row, kept in zip(history, local, strict=True):
+        known = {k: v for k, v in kept.items() if v is not None and k != "step"}
+        assert {name: row[name] for name in known} == known
 
 
 def test_sigkill_then_the_same_command_gives_the_same_numbers(whole):

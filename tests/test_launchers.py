@@ -196,6 +196,7 @@ def command(tmp_path):
     return launch
 
 
+@pytest.mark.ray
 def test_a_ray_cluster_of_its_own_runs_the_job(local, place, tmp_path, command):
     (place / "break").write_text("raise")
     result = command("launcher=ray", "results_dir=job")
@@ -240,7 +241,9 @@ def local_model_free(tmp_path_factory, place):
     return running.run_job(test_model_free.config_in(folder, "render=false"))
 
 
-@pytest.mark.parametrize("launcher", ["ray", "slurm"])
+@pytest.mark.parametrize(
+    "launcher", [pytest.param("ray", marks=pytest.mark.ray), "slurm"]
+)
 def test_an_agent_without_a_model_goes_by_any_launcher(
     local_model_free, tmp_path, command, launcher
 ):

@@ -18,6 +18,7 @@ from safex.training.loggers import (
     SideLogger,
     TensorBoardLogger,
     WandbLogger,
+    close_all,
 )
 from tests.tracked import events, wandb_rows
 
@@ -126,6 +127,39 @@ def test_a_full_disk_stops_no_run(tmp_path):
     logger.log({"a": 1}, 1)
     logger.close()
     assert len(said) == 1 and said[0].startswith("TensorBoard cannot be used")
+
+
+def test_many_loggers_that_hang_are_waited_for_once():
+    hung, said = threading.Event(), []
+
+    def hang():
+        hung.wait(60)
+
+    loggers = [SideLogger(f"wandb {i}", hang, said.append, 2.0) for i in range(8)]
+    start = time.monotonic()
+    close_all(loggers)
+    # One after the other they would take 16 s.
+    assert 1.9 < time.monotonic() - start < 8
+    assert len(said) == 8
+    hung.set()
+
+
+def test_what_was_handed_over_is_written_before_the_end():
+    rows = []
+
+    class Slow:
+        def log(self, metrics, step):
+            time.sleep(0.05)
+            rows.append(step)
+
+        def close(self):
+            rows.append("closed")
+
+    logger = SideLogger("wandb", Slow, pytest.fail)
+    for step in range(4):
+        logger.log({"a": 1}, step)
+    close_all([logger])
+    assert rows == [0, 1, 2, 3, "closed"]
 
 
 def test_a_logger_that_hangs_holds_nothing_up():

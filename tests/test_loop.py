@@ -15,9 +15,10 @@ from safex.config import PendulumConfig, TrainConfig
 from safex.envs.contract import check_environment
 from safex.envs.pendulum import Pendulum
 from safex.errors import ContractError, NonFiniteError
+from safex.training import loop
 from safex.training.account import load_record
 from safex.training.checkpoint import load_checkpoint
-from safex.training.loggers import LocalLogger
+from safex.training.loggers import LocalLogger, SideLogger
 from safex.training.loop import SeedRun, Trainer
 from safex.training.manual import ManualLoop
 from safex.types import Prediction
@@ -444,3 +445,60 @@ def test_each_constraint_has_its_own_account(tmp_path):
 def test_impossible_settings_are_refused(field, value, words):
     with pytest.raises(ValueError, match=f"{field}.*{words}"):
         dataclasses.replace(TrainConfig(), **{field: value})
+
+
+@pytest.mark.parametrize(
+    ("length", "pieces"),
+    [
+        (200, 8 * [25]),
+        (38, 2 * [19]),
+        (7, [7]),
+        (199, [*7 * [25], 24]),
+        (26, 2 * [13]),
+        (58, [20, 20, 18]),
+    ],
+)
+def test_an_episode_of_any_length_takes_few_calls(length, pieces):
+    assert loop._pieces(length) == pieces
+
+
+def test_how_an_episode_is_cut_changes_no_number(tmp_path, monkeypatch):
+    config = dataclasses.replace(CONFIG, num_rollout_steps=19, num_exploration_steps=53)
+    monkeypatch.setattr(loop, "_STEPS_PER_CALL", 5)
+    assert loop._pieces(19) == [5, 5, 5, 4]
+    train(tmp_path / "cut", make_trainer(config=config))
+    monkeypatch.setattr(loop, "_pieces", lambda length: [1] * length)
+    train(tmp_path / "single", make_trainer(config=config))
+    assert_same_run(tmp_path / "cut", tmp_path / "single")
+    last = json.loads((tmp_path / "cut" / "timing.jsonl").read_text().splitlines()[-1])
+    assert (last["steps_per_call"], last["steps_of_last_call"]) == (5, 4)
+    assert len(last["call_seconds"]) == 4
+
+
+def test_the_end_of_all_loggers_is_said_before_any_is_waited_for(tmp_path):
+    said = []
+
+    class Noted(SideLogger):
+        def end(self):
+            said.append("end")
+            super().end()
+
+        def close(self):
+            said.append("close")
+            super().close()
+
+    class Nothing:
+        def log(self, metrics, step):
+            pass
+
+        def close(self):
+            pass
+
+    def run(index):
+        folder = tmp_path / str(index)
+        make = lambda last: [Noted("board", Nothing, said.append)]  # noqa: E731
+        return SeedRun(index, index, folder, make, "f")
+
+    config = dataclasses.replace(CONFIG, num_model_updates=1)
+    make_trainer(config=config).train([run(0), run(1)])
+    assert said[:3] == ["end", "end", "close"]

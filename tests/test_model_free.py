@@ -348,6 +348,23 @@ def test_an_agent_is_evaluated_from_its_last_and_best_checkpoint(whole, best, ca
     assert f"{'best' if best else 'last'} checkpoint" in capsys.readouterr().out
 
 
+def test_an_agent_is_evaluated_from_any_kept_checkpoint(whole, capsys):
+    kept = sorted((whole / "seed_0" / "checkpoints").glob("step_*.ckpt"))
+    steps = [int(path.stem.removeprefix("step_")) for path in kept]
+    assert len(steps) == 2 and steps[-1] == 280
+    out = whole.parent / "earlier.json"
+    line = [str(whole), "--episodes", "2", "--out", str(out), "--checkpoint"]
+    assert evaluate.main([*line, str(steps[0])]) == 0
+    found = json.loads(out.read_text())
+    assert found["checkpoint"] == steps[0]
+    assert [seed["learned_from"] for seed in found["seeds"]] == 2 * [steps[0]]
+    shown = capsys.readouterr()
+    assert f"checkpoint {steps[0]}" in shown.out and shown.err == ""
+    assert evaluate.main([*line, "1"]) == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert error.endswith(f"has no checkpoint 1; there are: {steps[0]}, {steps[1]}")
+
+
 @pytest.mark.parametrize("best", [False, True])
 def test_an_agent_is_evaluated_in_episodes_of_another_length(whole, best):
     out = whole.parent / "longer.json"

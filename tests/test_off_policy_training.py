@@ -318,15 +318,15 @@ def test_checkpoints_are_rarer_where_they_are_large(trainer):
 
 def test_an_agent_plays_from_its_last_and_from_its_best_checkpoint(whole, trainer):
     made, _ = trainer
-    step, records = made.play(run_in(whole), 3, best=False)
+    step, records = made.play(run_in(whole), 3)
     assert (step, len(records)) == (120, 3)
-    best_step, best = made.play(run_in(whole), 1, best=True)
+    best_step, best = made.play(run_in(whole), 1, "best")
     assert best_step == rows(whole, "metrics")[-1]["eval/best/step"]
     assert len(best) == 1
     missing = run_in(whole.parent / "nothing")
-    for which in (True, False):
+    for which in ("best", "last", 120):
         with pytest.raises(CheckpointError):
-            made.play(missing, 1, best=which)
+            made.play(missing, 1, which)
 
 
 def test_nan_in_the_parameters_says_where_and_keeps_the_last_checkpoint(

@@ -124,6 +124,22 @@ def test_several_runs_are_compared(two, tmp_path, capsys):
     assert not page.of("script") and "alert(1)" in page.text
 
 
+def test_costs_that_are_allowed_are_drawn_against_return(tmp_path):
+    limits = [{"name": "|v|", "value": 1.0, "unit": "m/s", "cost_budget": 5.0}]
+    runs = [
+        write_run(tmp_path / name, [seed_of(1, [0, 3], [-1.0])], limits=limits)
+        for name in "ab"
+    ]
+    out = tmp_path / "all.html"
+    write_page(out, read_all(runs, ["a", "b"]))
+    page = Reader(out)
+    kinds = [attrs["src"].split(";")[0] for attrs in page.of("img")]
+    # Curves, violating steps, costs.
+    assert kinds == ["data:image/svg+xml"] * 3
+    assert "final cost of an episode" in page.text
+    assert "beyond the budget is shaded" in page.text
+
+
 def test_what_files_say_is_text(tmp_path):
     evil = {EVIL: {"key": EVIL}, "list": [EVIL, 1.5]}
     limits = [{"name": EVIL, "value": 1.0, "unit": EVIL, "cost_budget": 0.0}]

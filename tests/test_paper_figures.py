@@ -11,10 +11,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
 from experiments.plot import main
+from safex.errors import ResultsError
 from safex.training import plots
 from safex.training.plots.curves import Curves
 from safex.training.plots.pareto import Trade, front
 from safex.training.plots.style import PAGE, at_most, looks, new_figure, wrapped
+from safex.training.results import paretos, read_all
 from safex.training.statistics import Improvement, Profile
 from tests.finished_run import seed_of, write_run
 
@@ -142,6 +144,69 @@ def test_the_command_draws_several_runs(tmp_path, capsys):
     assert "minmax bnn (2)" in text and "safe bnn (1)" in text
     assert main([str(tmp_path / "none")]) == 2
     assert "is not a folder" in capsys.readouterr().err
+
+
+def limit(name, budget):
+    return {"name": name, "value": 6.0, "unit": "rad/s", "cost_budget": budget}
+
+
+def test_where_cost_is_allowed_its_price_is_the_final_cost(tmp_path, capsys):
+    """Fewer violating steps in training are no merit of one that ends over budget."""
+    limits = [limit("|omega|", 0.0), limit("|theta|", 25.0)]
+    costs = [[[0.0, 40.0], [0.0, 10.0]], [[0.0, 60.0], [2.0, 30.0]]]
+    seeds = [seed_of(s, [0, 3, 3], [-9.0, -s], costs[s - 1]) for s in (1, 2)]
+    a = write_run(tmp_path / "a", seeds, limits=limits)
+    last = seed_of(1, [0, 1, 1], [-9.0, -3.0], costs[0])
+    # Without a model the final return is that of the last evaluation.
+    last["evaluation"] = {"cost": [1.0, 12.5], "return": -3.0}
+    b = write_run(tmp_path / "b", [last], method="cvpo", limits=limits)
+    first, second = paretos(
+        {r.label: [r.summary] for r in read_all([a, b], ["a", "b"])}
+    )
+    assert (first.name, first.budget) == ("pareto", None)
+    assert first.trades == {"a": ([6, 6], [-1, -2]), "b": ([2], [-3])}
+    # Only the second limit has a budget.
+    assert (second.name, second.price) == (
+        "pareto_cost_1",
+        "final cost of an episode, |theta|",
+    )
+    assert second.budget == 25.0
+    assert second.trades == {"a": ([10, 30], [-1, -2]), "b": ([12.5], [-3])}
+    out = tmp_path / "out"
+    argv = [str(a), str(b), "--only-curves", "--format", "svg", "--out", str(out)]
+    assert main(argv) == 0
+    made = sorted(path.name for path in out.iterdir())
+    assert made == ["curves.svg", "pareto.svg", "pareto_cost_1.svg"]
+    assert "final cost of an episode, |θ|" in (out / "pareto_cost_1.svg").read_text()
+
+
+def test_different_budgets_are_nobodys_line(tmp_path):
+    runs = [
+        write_run(
+            tmp_path / str(b), [seed_of(1, [0, 1], [-1.0])], limits=[limit("v", b)]
+        )
+        for b in (0.0, 5.0)
+    ]
+    results = read_all(runs, ["a", "b"])
+    _, second = paretos({r.label: [r.summary] for r in results})
+    assert (second.name, second.price, second.budget) == (
+        "pareto_cost", "final cost of an episode", None,
+    )  # fmt: skip
+    del results[0].summary["seeds"][0]["episode_cost_returns"]
+    with pytest.raises(ResultsError, match="episode_cost_returns"):
+        paretos({r.label: [r.summary] for r in results})
+
+
+@pytest.mark.parametrize("costs", [[0.0, 3.0], [30.0, 40.0], [0.0, 4000.0]])
+def test_the_budget_is_in_the_picture(tmp_path, costs):
+    figure = plots.plot_pareto(
+        tmp_path / "p.png", {"a": Trade(costs, [1.0, 2.0])}, price="x", gain="y",
+        budget=25.0,
+    )  # fmt: skip
+    (axes,) = figure.axes
+    assert lines(axes)["budget"][0][0] == 25.0
+    low, high = axes.get_xlim()
+    assert low < min(*costs, 25.0) and max(*costs, 25.0) < high
 
 
 def test_a_run_that_lacks_episodes_is_one_clear_line(tmp_path, capsys):

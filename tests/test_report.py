@@ -48,6 +48,16 @@ def timings(folder, *entries):
     return _timings(folder)
 
 
+def test_a_shorter_last_call_is_of_its_own_steps_and_compiles_too(tmp_path):
+    short = {"steps_of_last_call": 5}
+    _, decisions = timings(
+        tmp_path,
+        entry(1, [9.0, 2.0, 8.0], compiles=True) | short,
+        entry(2, [3.0, 2.0, 1.0]) | short,
+    )
+    assert decisions == pytest.approx([0.2, 0.3, 0.2, 0.2])
+
+
 def test_the_random_phase_and_the_compiling_call_are_no_decisions(tmp_path):
     total, decisions = timings(
         tmp_path,

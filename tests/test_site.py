@@ -100,6 +100,16 @@ def test_no_link_of_this_project_is_broken(site, tmp_path):
         assert f"\n{page}\n" in index
 
 
+def test_every_method_has_a_page_with_its_equations():
+    pages = {
+        path.stem: path.read_text() for path in (ROOT / "docs" / "methods").iterdir()
+    }
+    for path in sorted((ROOT / "experiments" / "config" / "method").glob("*.yaml")):
+        link = f"](../../experiments/config/method/{path.name})"
+        (page,) = (name for name, text in pages.items() if link in text)
+        assert "$$" in pages[page] or "```" in pages[page], page
+
+
 def cells_of(text):
     """How many cells each row of each table has, tables apart by a None."""
     outside = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)

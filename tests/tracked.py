@@ -47,15 +47,33 @@ def wandb_records(path):
             parts = b""
 
 
+def wandb_run(path):
+    """What wandb's file says of the run: project, run_group, job_type, config."""
+    kinds = (record for record in wandb_records(path) if record.HasField("run"))
+    return next(kinds).run
+
+
+def wandb_config(run):
+    """The configuration that a run began with."""
+    return {
+        item.key or "/".join(item.nested_key): json.loads(item.value_json)
+        for item in run.config.update
+    }
+
+
+def wandb_history(path):
+    """The rows of a run by name, each with its `_step`."""
+    return [
+        {
+            item.key or "/".join(item.nested_key): json.loads(item.value_json)
+            for item in record.history.item
+        }
+        for record in wandb_records(path)
+        if record.HasField("history")
+    ]
+
+
 def wandb_rows(folder):
     """Steps and values of an offline run."""
     (path,) = folder.glob("*.wandb")
-    rows = []
-    for record in wandb_records(path):
-        if record.WhichOneof("record_type") == "history":
-            items = {
-                item.key or "/".join(item.nested_key): json.loads(item.value_json)
-                for item in record.history.item
-            }
-            rows.append((items["_step"], items.get("a")))
-    return rows
+    return [(row["_step"], row.get("a")) for row in wandb_history(path)]

@@ -87,18 +87,27 @@ class LocalLogger:
         write_text(self._folder / "metrics.jsonl", "".join(lines))
 
 
+def close_all(loggers: Sequence[Logger]) -> None:
+    """Closes loggers; any number that hang hold a run up for one patience in all."""
+    for logger in loggers:
+        if isinstance(logger, SideLogger):
+            logger.end()
+    for logger in loggers:
+        logger.close()
+
+
 class SideLogger:
     """A logger beside the local files, on a thread of its own.
 
-    `log` and `close` never raise and `log` never waits. What the logger raises is told
-    once, and it is left out from then on.
+    `log`, `end` and `close` never raise, and only `close` waits. What the logger raises
+    is told once, and it is left out from then on.
 
     Args:
       name: of what is logged to, for the warning.
       make: opens the logger; also called on the thread, since that may take long.
       warn: told once if it cannot be used.
-      patience: seconds that `close` waits for what is left to be written; a process
-        must end though a server does not answer.
+      patience: seconds from `end` that `close` waits for what is left to be written;
+        a process must end though a server does not answer.
     """
 
     def __init__(
@@ -110,6 +119,7 @@ class SideLogger:
     ) -> None:
         self._name, self._make, self._warn = name, make, warn
         self._patience = patience
+        self._deadline: float | None = None
         self._rows: queue.SimpleQueue[tuple[dict[str, Value], int] | None]
         self._rows = queue.SimpleQueue()
         self._failed = threading.Event()
@@ -122,10 +132,16 @@ class SideLogger:
         if not self._failed.is_set():
             self._rows.put((dict(metrics), step))
 
+    def end(self) -> None:
+        """Says that no more rows come; its patience begins."""
+        if self._deadline is None:
+            self._deadline = time.monotonic() + self._patience
+            self._rows.put(None)
+
     def close(self) -> None:
         """Waits for what was handed over, but no longer than its patience."""
-        self._rows.put(None)
-        self._thread.join(self._patience)
+        self.end()
+        self._thread.join(max(0.0, (self._deadline or 0.0) - time.monotonic()))
         if self._thread.is_alive() and not self._failed.is_set():
             self._failed.set()
             self._warn(

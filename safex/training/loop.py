@@ -8,6 +8,7 @@ exact resume needs.
 
 import contextlib
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -27,6 +28,7 @@ from safex.training.account import EpisodeAccount, EpisodeRecord
 from safex.training.checkpoint import (
     forget_checkpoints,
     load_checkpoint,
+    read_state,
     save_checkpoint,
 )
 from safex.training.forecast import forecast_episode, save_forecast
@@ -40,7 +42,7 @@ from safex.training.honesty import (
     score_claims,
 )
 from safex.training.lockstep import Lockstep
-from safex.training.loggers import Logger, Value
+from safex.training.loggers import Logger, Value, close_all
 from safex.types import (
     Agent,
     Array,
@@ -218,9 +220,9 @@ class Trainer:
             raise errors[0]
 
     def play(
-        self, runs: Sequence[SeedRun], num_episodes: int
+        self, runs: Sequence[SeedRun], num_episodes: int, number: int | None = None
     ) -> tuple[list[int], Iterator[list[EpisodeRecord]]]:
-        """Planned episodes by the agents of the last checkpoints, who learn nothing.
+        """Planned episodes by the agents of checkpoints, who learn nothing.
 
         Every random key is a function of the seed and the episode's number, and none of
         them is one of training.
@@ -228,6 +230,7 @@ class Trainer:
         Args:
           runs: with checkpoints.
           num_episodes: how many each.
+          number: the checkpoint's, None for each run's last.
 
         Returns:
           the last episode that each agent learned from, and an iterator over the
@@ -239,6 +242,10 @@ class Trainer:
         """
         states, learned = [], []
         for run in runs:
+            if number is not None:
+                states.append(load_exactly(run, number, self._template(run)))
+                learned.append(number)
+                continue
             try:
                 state, last = self._load(run, None)
             except CheckpointError as error:
@@ -316,13 +323,15 @@ class Trainer:
             ]
             yield [run for run, _ in part], [state for _, state in part], last
 
-    def _load(self, run: SeedRun, at_most: int | None) -> tuple[RunState, int]:
-        template = jax.tree.map(
-            lambda leaf: np.zeros(leaf.shape, leaf.dtype),
-            jax.eval_shape(
-                lambda key: self._traced(run.traced).init(key), jax.random.key(0)
-            ),
+    def _template(self, run: SeedRun) -> RunState:
+        """Zeros as a checkpoint has them."""
+        shapes = jax.eval_shape(
+            lambda key: self._traced(run.traced).init(key), jax.random.key(0)
         )
+        return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+
+    def _load(self, run: SeedRun, at_most: int | None) -> tuple[RunState, int]:
+        template = self._template(run)
         found = load_checkpoint(
             run.folder / "checkpoints",
             template,
@@ -378,8 +387,7 @@ class Trainer:
                         run.fingerprint,
                     )
         finally:
-            for logger in (logger for group in loggers for logger in group):
-                logger.close()
+            close_all([logger for group in loggers for logger in group])
 
     def _compile(self, layout: Lockstep) -> _Programs:
         if layout not in self._programs:
@@ -470,6 +478,7 @@ class Trainer:
             f"parameter {jax.tree_util.keystr(path)}": leaf for path, leaf in paths
         }
         metrics = {}
+        pieces = _pieces(self._length(episode))
         violating_steps = np.array(state.violating_steps)
         truths = jax.device_get((data.transitions.next_obs, far.next_obs[:, :, 0]))
         for index, run in list(going.items()):
@@ -477,7 +486,8 @@ class Trainer:
             timing = {
                 "episode": episode,
                 "call_seconds": seconds,
-                "steps_per_call": _chunk(self._length(episode)),
+                "steps_per_call": pieces[0],
+                "steps_of_last_call": pieces[-1],
                 "fit_seconds": fit_seconds,
                 "compiles": compiles,
                 "seeds": num_seeds,
@@ -523,16 +533,16 @@ class Trainer:
         step_key, agent, env_state, obs = programs.begin(
             traced, key, state.agent, jnp.full(layout.rows, episode > 0)
         )
-        length = self._length(episode)
-        size = _chunk(length)
         run_steps = programs.plan if episode > 0 else programs.explore
         violations = np.array(state.violating_steps)
         returns = np.zeros(layout.rows)
         last = self._last_returns(state, episode)
         batches, seconds = [], []
-        for first in range(0, length, size):
+        end = 0
+        for size in _pieces(self._length(episode)):
+            first, end = end, end + size
             start = time.perf_counter()
-            steps = np.tile(np.arange(first, first + size), (layout.rows, 1))
+            steps = np.tile(np.arange(first, end), (layout.rows, 1))
             (agent, env_state, obs), batch = run_steps(
                 traced, step_key, steps, agent, env_state, obs
             )
@@ -562,7 +572,7 @@ class Trainer:
                     Progress(
                         run.seed_index,
                         episode,
-                        first + size,
+                        end,
                         float(returns[index]),
                         int(violations[index]),
                         last[index],
@@ -737,6 +747,38 @@ class _Traced:
         return jax.lax.scan(one, (agent, env_state, obs), steps)
 
 
+def load_exactly(
+    run: SeedRun, number: int, template: PyTree, field: str | None = None
+) -> PyTree:
+    """The state of the checkpoint of a run that has exactly this number.
+
+    Args:
+      run: with checkpoints.
+      number: the episode, or step, that the state has learned from.
+      template: a pytree of the same structure, shapes and dtypes.
+      field: of the state, which alone is returned and `template` is of; None is all.
+
+    Raises:
+      CheckpointError: there is none of this number, and which there are; or it cannot
+        be used, and why.
+    """
+    named = {
+        path.stem.rpartition("_")[2]: path
+        for path in (run.folder / "checkpoints").glob("*_*.ckpt")
+    }
+    paths = {int(name): path for name, path in named.items() if name.isdecimal()}
+    if number not in paths:
+        there = ", ".join(map(str, sorted(paths))) or "none"
+        raise CheckpointError(
+            f"{run.folder} has no checkpoint {number}; there are: {there}"
+        )
+    state, found = read_state(paths[number], template, run.fingerprint, field)
+    # The name stands for the header, which the digest does not cover.
+    if found != number:
+        raise CheckpointError(f"{paths[number]} is truncated or damaged")
+    return state
+
+
 def _claims(
     beliefs: Beliefs, next_obs: Array, far_next_obs: Array, record: EpisodeRecord
 ) -> dict[str, Claim]:
@@ -825,9 +867,17 @@ def _record_path(folder: Path, episode: int) -> Path:
     return folder / "episodes" / f"episode_{episode:03d}.npz"
 
 
-def _chunk(length: int) -> int:
-    """The largest divisor of an episode's length that is not above the limit."""
-    return max(n for n in range(1, _STEPS_PER_CALL + 1) if length % n == 0)
+def _pieces(length: int) -> list[int]:
+    """Steps of each call of an episode: equal ones, unless they would be many.
+
+    The length's largest divisor may be 1; then the last piece is shorter, which costs
+    one more compilation and no number.
+    """
+    fewest = math.ceil(length / _STEPS_PER_CALL)
+    size = max(n for n in range(1, _STEPS_PER_CALL + 1) if length % n == 0)
+    if length > 2 * fewest * size:
+        size = math.ceil(length / fewest)
+    return [min(size, length - first) for first in range(0, length, size)]
 
 
 def _append(data: Dataset, new: Transition) -> Dataset:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,8 +34,8 @@ from safex.training.checkpoint import (
     write_state,
 )
 from safex.training.episodes import RANDOM, TRAIN, Episode, Running
-from safex.training.loggers import Value
-from safex.training.loop import SeedRun
+from safex.training.loggers import Value, close_all
+from safex.training.loop import SeedRun, load_exactly
 from safex.types import Array, Metrics, OffPolicyAgent, PyTree, Replay, Transition
 
 _KEPT_CHECKPOINTS = 2
@@ -216,7 +216,10 @@ class OffPolicyTrainer:
             raise errors[0]
 
     def play(
-        self, run: SeedRun, num_episodes: int, *, best: bool
+        self,
+        run: SeedRun,
+        num_episodes: int,
+        checkpoint: int | Literal["last", "best"] = "last",
     ) -> tuple[int, list[EpisodeRecord]]:
         """Episodes by the deterministic policy of a checkpoint, which learns nothing.
 
@@ -225,7 +228,7 @@ class OffPolicyTrainer:
         Args:
           run: with checkpoints.
           num_episodes: how many.
-          best: the best agent by evaluation, in place of the last.
+          checkpoint: the last, that of the best evaluation, or the one of this step.
 
         Returns:
           environment steps that the agent has learned from, and the episodes.
@@ -236,8 +239,11 @@ class OffPolicyTrainer:
         """
         folder, mark = run.folder / "checkpoints", run.fingerprint
         template = self._blank_agent()
-        if best:
+        if checkpoint == "best":
             agent, step = read_state(folder / BEST, template, mark)
+        elif checkpoint != "last":
+            step = checkpoint
+            agent = load_exactly(run, step, template, field="agent")
         else:
             found = load_checkpoint(folder, template, mark, self._warn, field="agent")
             if found is None:
@@ -268,8 +274,7 @@ class OffPolicyTrainer:
                 if number % every == 0 or number == self.num_rounds:
                     self._save(run, state, step)
         finally:
-            for logger in loggers:
-                logger.close()
+            close_all(loggers)
 
     def _round(
         self, run: SeedRun, number: int, key: Array, state: OffPolicyState

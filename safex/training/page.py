@@ -23,11 +23,12 @@ from safex.training.files import write_text
 from safex.training.plots import plot_curves, plot_pareto
 from safex.training.plots.style import pretty
 from safex.training.results import (
+    GAIN,
     MODEL_FREE,
     Results,
     common_limits,
     config_differences,
-    trades,
+    paretos,
     violation_ledger,
 )
 
@@ -643,21 +644,23 @@ def _comparison(
     with tempfile.TemporaryDirectory() as made:
         drawn = Path(made)
         plot_curves(drawn / "curves.svg", curves, limits)
-        plot_pareto(
-            drawn / "pareto.svg",
-            trades(results),
-            price="violating steps of training",
-            gain="final return",
-        )
+        pictures = paretos({result.label: [result.summary] for result in results})
+        for name, price, budget, trades in pictures:
+            path = drawn / f"{name}.svg"
+            plot_pareto(path, trades, price=price, gain=GAIN, budget=budget)
         sources = [
-            _data("image/svg+xml", (drawn / name).read_bytes())
-            for name in ("curves.svg", "pareto.svg")
+            _data("image/svg+xml", (drawn / f"{name}.svg").read_bytes())
+            for name in ("curves", *(picture.name for picture in pictures))
         ]
-    captions = (
-        "Mean over seeds, band from the lowest to the highest, dotted the worst seed.",
-        "Violating steps against return: seeds small, means large, the line joins the "
-        "means that no other beats in both.",
+    curves_caption = (
+        "Mean over seeds, band from the lowest to the highest, dotted the worst seed."
     )
+    captions = [
+        f"Against return the {pretty(picture.price)}: seeds small, means large, the "
+        "line joins the means that no other beats in both"
+        + ("." if picture.budget is None else "; what is beyond the budget is shaded.")
+        for picture in pictures
+    ]
     parts = [
         _table(headings, rows),
         tag(
@@ -666,8 +669,11 @@ def _comparison(
             "if all are alike (exact binomial).",
             class_="soft",
         ),
-        _figure(sources[0], captions[0]),
-        _figure(sources[1], captions[1], small=True),
+        _figure(sources[0], curves_caption),
+        *(
+            _figure(source, caption, small=True)
+            for source, caption in zip(sources[1:], captions, strict=True)
+        ),
         tag("h2", "What was set differently"),
     ]
     found = config_differences(results)

@@ -291,7 +291,8 @@ def _median(values: Sequence[float]) -> float | None:
 def _timings(folder: Path) -> tuple[float, list[float]]:
     """A seed's share of all seconds, and the seconds of each planned decision.
 
-    The first compiled call of a process is left out of the decisions.
+    The calls that compile are left out of the decisions: the first of a process, and
+    the last of its episode where that is a shorter one.
     """
     total = 0.0
     decisions: list[float] = []
@@ -300,9 +301,13 @@ def _timings(folder: Path) -> tuple[float, list[float]]:
         seconds = sum(entry["call_seconds"]) + entry["fit_seconds"]
         total += seconds / entry["seeds"]
         if entry["episode"] > 0:
-            steps_in_turn = entry["steps_per_call"] * entry["in_turn"]
-            calls = np.asarray(entry["call_seconds"]) / steps_in_turn
-            decisions += calls[1 if entry["compiles"] else 0 :].tolist()
+            steps = np.full(len(entry["call_seconds"]), entry["steps_per_call"])
+            # Files of before have none, and their calls are equal.
+            steps[-1] = last = entry.get("steps_of_last_call", steps[0])
+            calls = np.asarray(entry["call_seconds"]) / (steps * entry["in_turn"])
+            if entry["compiles"]:
+                calls = calls[1 : None if last == steps[0] else -1]
+            decisions += calls.tolist()
     return total, decisions
 
 

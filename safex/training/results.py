@@ -1,8 +1,10 @@
 """Finished runs as they lie on disk, for whoever compares them."""
 
+import functools
 import math
+import operator
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +18,8 @@ from safex.training.plots.pareto import Trade
 
 # Full names; whatever is below one counts as well.
 _NO_NUMBERS = (*NO_NUMBERS, *(f"job.{name}" for name in SHARES))
+
+Price = Callable[[Mapping[str, Any]], float]
 
 MODEL_FREE = "model_free"  # stands where others name their model
 
@@ -260,15 +264,75 @@ def check_one_task(summaries: Mapping[Path, Mapping[str, Any]]) -> None:
         raise ResultsError(f"runs of different tasks cannot be compared: {found}")
 
 
-def trades(results: Sequence[Results]) -> dict[str, Trade]:
-    """Violating steps of training against the final return, of each run's seeds."""
-    return {
-        result.label: Trade(
-            [seed["training_violating_steps"] for seed in result.summary["seeds"]],
-            [seed["final_return"] for seed in result.summary["seeds"]],
-        )
-        for result in results
-    }
+class Pareto(NamedTuple):
+    """What is paid for the final return, of each experiment's seeds.
+
+    Attributes:
+      name: of its file, without an ending.
+      price: what the price is called.
+      budget: of the price; None where there is none, or experiments have several.
+      trades: by label.
+    """
+
+    name: str
+    price: str
+    budget: float | None
+    trades: dict[str, Trade]
+
+
+GAIN = "final return"
+
+
+def paretos(groups: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Pareto]:
+    """Violating steps of training against return; final cost where it has a budget.
+
+    A step that costs is no wrong where an episode may cost something, and steps may
+    cost more or less: then the cost of the episodes that the final return is of says
+    what was paid for it.
+
+    Args:
+      groups: by label the summaries whose seeds are taken together; all of them have
+        limits on the same things.
+
+    Raises:
+      ResultsError: a summary lacks a number.
+    """
+
+    def trade(summaries: Sequence[Mapping[str, Any]], price: Price) -> Trade:
+        seeds = [seed for summary in summaries for seed in summary["seeds"]]
+        try:
+            return Trade(
+                [price(seed) for seed in seeds],
+                [seed["final_return"] for seed in seeds],
+            )
+        except (KeyError, IndexError, TypeError) as error:
+            raise ResultsError(f"a summary.json has no {error} of a seed") from error
+
+    def made(name: str, words: str, budget: float | None, price: Price) -> Pareto:
+        trades = {label: trade(group, price) for label, group in groups.items()}
+        return Pareto(name, words, budget, trades)
+
+    steps = operator.itemgetter("training_violating_steps")
+    found = [made("pareto", "violating steps of training", None, steps)]
+    limits = [summary["limits"] for group in groups.values() for summary in group]
+    for c, limit in enumerate(limits[0]):
+        budgets = {each[c]["cost_budget"] for each in limits}
+        if max(budgets) > 0:
+            several = len(limits[0]) > 1
+            words = "final cost of an episode"
+            words += f", {limit['name']}" if several else ""
+            name = f"pareto_cost_{c}" if several else "pareto_cost"
+            only = budgets.pop() if len(budgets) == 1 else None
+            found.append(made(name, words, only, functools.partial(_final_cost, c=c)))
+    return found
+
+
+def _final_cost(seed: Mapping[str, Any], c: int) -> float:
+    """Of the episodes that a seed's final return is of."""
+    # Without a model the return is that of the last evaluation.
+    if "evaluation" in seed:
+        return float(seed["evaluation"]["cost"][c])
+    return float(seed["episode_cost_returns"][-1][c])
 
 
 def violation_ledger(result: Results) -> list[dict[str, Any]]:

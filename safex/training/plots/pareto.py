@@ -10,10 +10,13 @@ import numpy.typing as npt
 from safex.training.plots.style import (
     COLUMN,
     GREY,
+    LIMIT,
+    SHADE,
     finite,
     integer_ticks,
     looks,
     new_figure,
+    pretty,
     shared_legend,
 )
 
@@ -58,15 +61,19 @@ def plot_pareto(
     *,
     price: str,
     gain: str,
+    budget: float | None = None,
     width: float = COLUMN,
 ) -> "Figure":
     """Price against gain: seeds small, means large, the front of the means a line.
+
+    With a budget, a price beyond it is shaded.
 
     Args:
       path: the image to write; the ending chooses the format.
       experiments: per name its seeds.
       price: what the price is called.
       gain: what the gain is called.
+      budget: of the price, None for none.
       width: of the figure [inches].
 
     Returns:
@@ -110,16 +117,27 @@ def plot_pareto(
             )
         # Counts of wrongs: over several powers of ten, and often 0.
         every = np.concatenate([x for x, _ in points.values()])
-        if every.max() > 50:
+        if budget is not None:
+            every = np.append(every, budget)
+            axes.axvline(
+                budget, color=LIMIT, linestyle="--", linewidth=1.2, label="budget"
+            )
+        # Beside a budget, what is not far beyond it has a plain scale.
+        wide = every.max() > max(50.0, 20.0 * (budget or 0.0))
+        if wide:
             axes.set_xscale("symlog", linthresh=1.0)
         elif not np.any(every % 1):
             integer_ticks(axes.xaxis)
         if every.max() <= 0:  # No negative counts, where nobody did anything wrong.
             axes.set_xlim(-0.08, 1.0)
-        elif every.min() <= 0:
-            axes.set_xlim(left=-0.3 if every.max() > 50 else -0.04 * every.max() - 0.1)
+        elif every.min() <= 0 or budget is not None:
+            axes.set_xlim(left=-0.3 if wide else -0.04 * every.max() - 0.1)
         else:
             axes.set_xlim(0.8 * every.min(), 1.2 * every.max())
-        axes.set(xlabel=price, ylabel=gain)
+        if budget is not None:
+            right = axes.get_xlim()[1]
+            axes.axvspan(budget, right, color=LIMIT, alpha=SHADE, linewidth=0)
+            axes.set_xlim(right=right)
+        axes.set(xlabel=pretty(price), ylabel=gain)
         shared_legend(figure, [axes], columns=1 if width < 4.5 else 2)
     return figure
