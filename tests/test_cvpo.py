@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from safex.agents.off_policy.build import build_off_policy
+from safex.agents.off_policy.critics import CriticsState, Values
 from safex.agents.off_policy.cvpo import Moments, mean_kl, std_kl, weighted_nll
 from safex.agents.off_policy.threshold import Threshold
 from safex.config import CVPOConfig
@@ -118,6 +119,35 @@ def test_the_policy_follows_its_weights_to_where_the_constraint_allows():
     cheap, metrics = run(1.0)
     assert float(cheap[0]) < -0.6
     assert float(metrics["estep/dual_infeasible"]) == 1.0
+
+
+def test_the_mean_goes_no_further_than_an_action_can_tell_and_comes_back():
+    """More is better without end, then less is: the mean must not have run away."""
+
+    class Line:
+        def values(self, params, obs, action):
+            return Values(params * action[..., 0], jnp.zeros((*action.shape[:-1], 1)))
+
+    agent = agent_of("CVPO", features=(8,), actor_lr_rate=1e-2, old_policy_period=10)
+    policy = dataclasses.replace(agent.policy, critics=Line())
+    obs = jax.random.uniform(jax.random.key(0), (16, 2), minval=-1.0)
+
+    def step(state, now):
+        key, count, slope = now
+        critics = CriticsState(slope, slope, ())
+        return policy.improve(key, state, critics, obs, jnp.zeros(0), count)[0], None
+
+    def mean(state, slope, steps):
+        keys = jax.random.split(jax.random.key(1), steps)
+        slopes = jnp.full(steps, slope)
+        state, _ = jax.lax.scan(step, state, (keys, jnp.arange(steps), slopes))
+        return state, policy.actor.moments(state.params, obs)[0][:, 0]
+
+    run = jax.jit(mean, static_argnums=2)
+    far, most = run(policy.init(jax.random.key(2)), 1.0, 1500)
+    assert 1.5 < float(most.min()) and float(most.max()) < 2.3
+    _, back = run(far, -1.0, 1000)
+    assert float(back.max()) < 0.0
 
 
 @pytest.mark.slow

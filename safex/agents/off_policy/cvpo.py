@@ -20,6 +20,11 @@ from safex.config import CVPOConfig
 from safex.replay import newest_obs
 from safex.types import Array, Metrics, PyTree, Replay
 
+# Further out (0.96 of the box) samples are nearly the same action, and the M-step takes
+# them for it. Their weights would say nothing, yet draw the mean on and on, to where no
+# sample of it is another action and nothing can bring it back.
+_SATURATED = 2.0
+
 
 class CVPOState(NamedTuple):
     """All that changes.
@@ -179,7 +184,7 @@ class VariationalPolicy:
         samples = old.mean + old.std * jax.random.normal(key, shape)
         threshold = self.threshold(state.measured)
         estep = self._estep(critics, state.dual, obs, samples, threshold)
-        samples = jnp.moveaxis(samples, 0, 1)
+        samples = jnp.clip(jnp.moveaxis(samples, 0, 1), -_SATURATED, _SATURATED)
 
         def mstep(carry: CVPOState, _: None) -> tuple[CVPOState, Metrics]:
             return self._mstep(carry, obs, samples, estep.weights, old)
