@@ -390,6 +390,20 @@ def test_a_missing_cost_is_an_error():
         check_environment(WidePendulum.from_config())
 
 
+class Careless(Pendulum):
+    """Forgets to return its margin, of which a step makes the cost."""
+
+    def margin(self, obs, action, next_obs):
+        super().margin(obs, action, next_obs)
+
+
+def test_a_margin_or_a_time_limit_that_is_none_is_an_error():
+    with pytest.raises(ContractError, match="Careless gives no margin"):
+        check_environment(Careless.from_config())
+    with pytest.raises(ContractError, match=r"max_steps must be >= 1, got -5"):
+        check_environment(Pendulum.from_config().replace(max_steps=-5))
+
+
 def test_violations_reach_the_account(tmp_path):
     """A limit below any motion makes every step a violation."""
     env = Pendulum.from_config(PendulumConfig(), speed_threshold=1e-6)

@@ -65,7 +65,8 @@ def draw(
     """
     raise NotImplementedError(
         f"no drawing of {type(system).__name__}: register one with "
-        "safex.envs.rendering.draw.register, or use render_mode=None"
+        "safex.envs.rendering.draw.register, or do without (render=false in a launch, "
+        "render_mode=None in gymnasium)"
     )
 
 
