@@ -263,7 +263,7 @@ def test_forecast_of_many_observations_and_two_limits(tmp_path, unwritten):
     # All panels of a column but its last leave the ticks to that one.
     shown = [axes.xaxis.get_tick_params()["labelbottom"] for axes in figure.axes]
     assert shown == [*[False] * 4, True, True, False, False, True]
-    assert figure.axes[-1].get_xlabel() == "environment step"
+    assert figure.axes[-1].get_xlabel() == "step of the episode"
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,8 @@ _FIGURES = {
     "phase_portrait": "Every step of training; what is forbidden is shaded.",
     "prediction": "One-step predictions of the first seed's last episode, made before "
     "the model saw it, and their errors.",
-    "forecast": "The predicted band over the horizon, and what happened.",
+    "forecast": "The band predicted for a horizon around the closest call of the first "
+    "seed's last episode, and what happened.",
     "calibration": "How often a claimed band held; below the line is over-confident.",
 }
 _STYLE = """

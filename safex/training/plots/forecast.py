@@ -87,7 +87,7 @@ def plot_forecast(
                 fontsize="small",
             )
         draw_margins(panels[len(obs_names) :], steps, margins, limits, label=LABEL)
-        panels[-1].set_xlabel("environment step")
+        panels[-1].set_xlabel("step of the episode")
         integer_ticks(panels[-1].xaxis)
         shared_legend(figure, panels, columns=3 * columns, markerscale=1.6)
     return figure
