@@ -391,7 +391,7 @@ def from_mapping(
     fields = {field.name: field for field in dataclasses.fields(cls)}
     for key in mapping:
         if key not in fields:
-            raise ConfigError(unknown_key(_join(path, str(key)), str(key), fields))
+            raise ConfigError(unknown_key(_join(path, str(key)), path, fields))
     values = {}
     for name, field in fields.items():
         if name in mapping:
@@ -415,22 +415,30 @@ def set_field(plain: dict[str, Any], full_name: str, value: Any) -> None:
       ConfigError: there is no such field; says which there are.
     """
     node: Any = plain
+    path = ""
     *sections, last = full_name.split(".")
     for section in [*sections, last]:
         if not isinstance(node, dict) or section not in node:
             known = node if isinstance(node, dict) else {}
-            raise ConfigError(unknown_key(full_name, section, known))
+            raise ConfigError(unknown_key(full_name, path, known))
         if section is not last:
-            node = node[section]
+            node, path = node[section], _join(path, section)
     node[last] = value
 
 
-def unknown_key(full_name: str, key: str, known: Iterable[str]) -> str:
-    """The message for a key that does not exist, with the likeliest ones that do."""
+def unknown_key(full_name: str, path: str, known: Iterable[str]) -> str:
+    """The message for a key that does not exist, with the likeliest ones that do.
+
+    Args:
+      full_name: as it was given.
+      path: the section in which it was looked for, empty for the outermost.
+      known: the names in that section.
+    """
     known = list(known)
+    key = full_name[len(path) + 1 if path else 0 :].partition(".")[0]
     close = difflib.get_close_matches(key, known, n=3, cutoff=0.6)
     hint = (
-        f"did you mean {' or '.join(close)}?"
+        f"did you mean {' or '.join(_join(path, name) for name in close)}?"
         if close
         else f"known here: {', '.join(sorted(known))}"
     )

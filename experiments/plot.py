@@ -5,9 +5,10 @@
     python experiments/plot.py DIR DIR --only-curves --width 3.25
 
 DIR is a finished run, a job with a grid (every point of it), or the parent of runs, of
-which the latest is taken. Figures have the width of a paper's text (6.75 inches) or
-column (3.25), letters of 8 to 9 points that stay letters, colours that the colour-blind
-tell apart, and lines and markers that differ without colour.
+which the latest is taken. `curves` and `pareto` have the width of a paper's text (6.75
+inches) or column (3.25), a run's own figures each its own. All have letters of 8 to 9
+points that stay letters, colours that the colour-blind tell apart, and lines and
+markers that differ without colour.
 """
 
 import argparse
@@ -61,7 +62,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--width",
         type=float,
         default=6.75,
-        help="inches of the figures with several runs (default: 6.75)",
+        help="inches of curves and pareto (at most 3.25), not of the runs' own figures "
+        "(default: 6.75)",
     )
     parser.add_argument(
         "--only-curves", action="store_true", help="not the runs' own figures"

@@ -105,16 +105,14 @@ def _resume(folder: Path, launcher: str | None, *, dry_run: bool) -> None:
         plain["launcher"]["dry_run"] = False
     config = read_mapping(plain)
     from experiments.running import run_job  # noqa: PLC0415, JAX: see above
-    from experiments.wholeness import what_counts  # noqa: PLC0415
-    from safex.training.checkpoint import newest_checkpoint  # noqa: PLC0415
+    from experiments.wholeness import goes_on_from  # noqa: PLC0415
 
     lost = _missing_of_all(folder, config)
     if not lost and _reported(folder, config):
         print(f"{folder}: complete")
         return
     for seed, first in lost.items():
-        restart = newest_checkpoint(seed / "checkpoints", first - 1) + 1
-        print(f"{seed}: from {what_counts(config)} {restart} on")
+        print(f"{seed}: {goes_on_from(seed, first - 1, config)}")
     if not lost:
         print(f"{folder}: its report")
     if not dry_run:

@@ -10,8 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from experiments.configuration import Experiment, ModelFreeConfig
+from safex.errors import CheckpointError
 from safex.training.account import EpisodeRecord, load_record, violations
-from safex.training.checkpoint import forget_checkpoints, newest_checkpoint
+from safex.training.checkpoint import (
+    forget_checkpoints,
+    newest_checkpoint,
+    newest_whole_checkpoint,
+)
 from safex.training.episodes import read_episodes, read_evaluations
 from safex.training.files import SEAL, reading, whole_lines
 from safex.training.forecast import load_forecast
@@ -68,14 +73,29 @@ def forget_broken(seed: Path, config: Experiment) -> str:
     if first is None:
         return ""
     checkpoints = seed / "checkpoints"
-    before = newest_checkpoint(checkpoints)
-    forget_checkpoints(checkpoints, first - 1)
-    restart = newest_checkpoint(checkpoints)
-    if restart == before:
+    if newest_checkpoint(checkpoints, first - 1) == newest_checkpoint(checkpoints):
         return ""
-    return (
-        f"{seed}: not all of it is whole; from {what_counts(config)} {restart + 1} on"
-    )
+    text = goes_on_from(seed, first - 1, config)
+    forget_checkpoints(checkpoints, first - 1)
+    return f"{seed}: not all of it is whole; {text}"
+
+
+def goes_on_from(seed: Path, at_most: int, config: Experiment) -> str:
+    """Says what a seed goes on from: its newest checkpoint that is whole.
+
+    Args:
+      seed: its folder.
+      at_most: the last episode, or step, whose checkpoint may be taken.
+      config: of its point.
+
+    Raises:
+      ResultsError: the system does not let a checkpoint be read.
+    """
+    try:
+        last = newest_whole_checkpoint(seed / "checkpoints", at_most)
+    except CheckpointError as error:
+        return str(error)
+    return f"from {what_counts(config)} {last + 1} on"
 
 
 def what_counts(config: Experiment) -> str:

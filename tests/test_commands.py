@@ -33,9 +33,9 @@ def run(tmp_path):
     ("command", "arguments", "words"),
     [
         ("evaluate", ["{empty}"], "is no folder of a run"),
-        ("evaluate", ["{run}", "env.masss=1"], "did you mean mass?"),
+        ("evaluate", ["{run}", "env.masss=1"], "did you mean env.mass?"),
         ("calibrate", ["{empty}"], "is no folder of a run"),
-        ("calibrate", ["{run}", "env.masss=1"], "did you mean mass?"),
+        ("calibrate", ["{run}", "env.masss=1"], "did you mean env.mass?"),
         ("calibrate", ["env.masss=1"], "did you mean env.mass"),
         ("resume", ["{empty}"], "holds no job"),
         ("compare", ["{empty}"], "holds no finished run"),

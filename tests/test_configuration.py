@@ -393,7 +393,10 @@ def test_a_wrong_grid_is_refused_by_name(grid, words):
         ("model.plan_dtype=float16", ["model.plan_dtype", "bfloat16"]),
         ("agent.pes_schedule.kind=cosine", ["agent.pes_schedule.kind", "sigmoid"]),
         ("+model.typo=1", ["unknown key model.typo"]),
-        ("+env.max_sped=1", ["unknown key env.max_sped", "did you mean max_speed"]),
+        (
+            "+env.max_sped=1",
+            ["unknown key env.max_sped", "did you mean env.max_speed or"],
+        ),
         ("env=3", ["env must be a section"]),
         ("task=rc_car env.start=[1,2]", ["env.start needs 3 entries", "[1, 2]"]),
         ("task=rc_car env.goal=[1,2,3,4]", ["env.goal needs 3 entries"]),

@@ -340,7 +340,8 @@ def test_seeds_differ_and_one_seed_twice_is_identical(finished, shared, tmp_path
 
 def test_nan_in_a_prediction_stops_and_names_the_step(tmp_path):
     with pytest.raises(
-        NonFiniteError, match="prediction/mean is not finite at step 57"
+        NonFiniteError,
+        match=r"prediction/mean is not finite at step 57 .*good checkpoint is kept",
     ):
         train(tmp_path, make_trainer(CountingAgent(bad_prediction_at=7)))
     # What was finished is there, and a checkpoint to go on from.
@@ -364,8 +365,12 @@ class BrokenPendulum(Pendulum):
 
 def test_nan_from_the_environment_stops_and_names_the_step(tmp_path):
     env = BrokenPendulum.from_config()
-    with pytest.raises(NonFiniteError, match=r"observation is not finite at step 30"):
+    with pytest.raises(
+        NonFiniteError, match=r"observation is not finite at step 30"
+    ) as caught:
         train(tmp_path, make_trainer(env=env))
+    # In the very first episode.
+    assert str(caught.value).endswith("stopped before there was a checkpoint")
 
 
 class FreePendulum(Pendulum):

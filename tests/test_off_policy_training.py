@@ -365,8 +365,10 @@ def test_nan_from_an_environment_says_which_and_when(
         return block._replace(**{field: values})
 
     monkeypatch.setattr(made, "vector", Changed(made.vector, spoil))
-    with pytest.raises(NonFiniteError, match=f"{name} of environment 1.* step 7 "):
+    with pytest.raises(NonFiniteError, match=f"{name} of environment 1.* step 7 ") as e:
         made.train([run_in(tmp_path / "seed_0")])
+    # In the first round.
+    assert str(e.value).endswith("stopped before there was a checkpoint")
 
 
 def block_of(over, cost=None):

@@ -10,6 +10,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
+from experiments import plot
 from experiments.plot import main
 from safex.errors import ResultsError
 from safex.training import plots
@@ -293,3 +294,26 @@ def test_a_figure_that_is_not_finished_leaves_the_one_before(
         pass
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_width_is_that_of_the_figures_of_several_runs(tmp_path, monkeypatch):
+    def own(result, out, ending):
+        with at_most(PAGE):
+            path = out / f"own.{ending}"
+            with new_figure(path, 5.0, 4.0):
+                pass
+            return [path]
+
+    monkeypatch.setattr(plot, "_own_figures", own)
+    a = write_run(tmp_path / "a", [seed_of(1, [0, 3], [-1.0])])
+    b = write_run(tmp_path / "b", [seed_of(1, [0, 0], [-3.0])], method="safe")
+    for width, curves in (("3.25", 650), ("5", 1000)):
+        out = tmp_path / width
+        argv = [str(a), str(b), "--format", "png", "--width", width, "--out", str(out)]
+        assert main(argv) == 0
+        # The width stands in a PNG's header, behind 16 bytes.
+        pixels = {
+            path.stem: int.from_bytes(path.read_bytes()[16:20])
+            for path in out.rglob("*.png")
+        }
+        assert pixels == {"curves": curves, "pareto": 650, "own": 1000}

@@ -22,13 +22,16 @@ def _jax_is_set_up(monkeypatch):
     monkeypatch.setattr(running, "set_up_jax", lambda: None)
 
 
+UPDATES = ("train.num_model_updates=4",)
+
+
 @pytest.fixture(scope="module")
 def job(tmp_path_factory):
     """A finished job of two seeds and four planned episodes."""
     folder = tmp_path_factory.mktemp("jobs") / "task" / "job"
     patch = pytest.MonkeyPatch()
     patch.setattr(running, "set_up_jax", lambda: None)
-    more = ("train.num_model_updates=4", f"results_dir={folder}", "render=false")
+    more = (*UPDATES, f"results_dir={folder}", "render=false")
     running.run_job(read(*TINY, *more, "verbose=false"))
     patch.undo()
     return folder
@@ -73,6 +76,28 @@ def test_what_cannot_be_read_is_found_and_only_said_if_so_asked(
     assert resume.main([str(copy), "--dry-run"]) == 0
     assert DAMAGE[name] in capsys.readouterr().out
     assert len(list(copy.rglob("*.ckpt"))) == 6
+
+
+def test_a_checkpoint_that_cannot_be_read_is_not_gone_on_from(copy, capsys):
+    newest = copy / "seed_0" / "checkpoints" / "episode_0003.ckpt"
+    newest.write_bytes(newest.read_bytes()[:100])
+    # A name that is not the header's is damage too.
+    folder = copy / "seed_1" / "checkpoints"
+    shutil.copy(folder / "episode_0002.ckpt", folder / "episode_0003.ckpt")
+    for seed in ("seed_0", "seed_1"):
+        (copy / seed / "episodes" / "episode_004.npz").unlink()
+    assert resume.main([str(copy), "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "seed_0: from episode 3 on" in said
+    assert "seed_1: from episode 3 on" in said
+    for path in folder.iterdir():
+        path.write_bytes(path.read_bytes()[:100])
+    assert resume.main([str(copy), "--dry-run"]) == 0
+    assert "seed_1: none of the 2 checkpoints" in capsys.readouterr().out
+    # The real one says the same.
+    text = wholeness.forget_broken(copy / "seed_0", read(*TINY, *UPDATES))
+    assert text.endswith("not all of it is whole; from episode 3 on")
+    assert not (folder.parents[1] / "seed_0/checkpoints/episode_0004.ckpt").exists()
 
 
 def edit(path, line, old, new):

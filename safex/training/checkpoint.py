@@ -8,7 +8,7 @@ newest good file wins; a damaged or foreign one is named and passed over.
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from flax import serialization
 
-from safex.errors import CheckpointError
+from safex.errors import CheckpointError, NonFiniteError, SafexError
 from safex.training.files import reading, write_atomically
 from safex.types import PyTree
 
@@ -98,10 +98,7 @@ def load_checkpoint(
         except CheckpointError as error:
             warn(f"{error}; trying the checkpoint before it")
     if paths:
-        raise CheckpointError(
-            f"none of the {len(paths)} checkpoints in {folder} can be used; "
-            "remove the folder to start this seed afresh"
-        )
+        raise _none_of(paths, folder)
     return None
 
 
@@ -112,6 +109,26 @@ def newest_checkpoint(folder: Path, at_most: int | None = None) -> int:
     return max(known, default=-1)
 
 
+def newest_whole_checkpoint(folder: Path, at_most: int | None = None) -> int:
+    """As `newest_checkpoint`, of the files whose header and digest are right.
+
+    Raises:
+      CheckpointError: there are checkpoints, but none is whole.
+      ResultsError: the system does not let one be read.
+    """
+    paths = [
+        p for p in _newest_first(folder) if at_most is None or _episode(p) <= at_most
+    ]
+    for path in paths:
+        with contextlib.suppress(CheckpointError):
+            header, _ = _read_whole(path)
+            if header["episode"] == _episode(path):
+                return _episode(path)
+    if paths:
+        raise _none_of(paths, folder)
+    return -1
+
+
 def fingerprint_of(path: Path) -> str:
     """The configuration's fingerprint in a checkpoint, empty if there is none."""
     try:
@@ -119,6 +136,24 @@ def fingerprint_of(path: Path) -> str:
             return str(json.loads(file.readline(_MOST_HEADER))["fingerprint"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return ""
+
+
+def with_what_is_kept(error: SafexError, folder: Path) -> SafexError:
+    """Lets the error of a seed that is not finite say what the seed has left.
+
+    Args:
+      error: that stopped the seed; others are returned as they are.
+      folder: the seed's checkpoint folder.
+    """
+    if isinstance(error, NonFiniteError):
+        there = newest_checkpoint(folder) >= 0
+        kept = (
+            ", the last good checkpoint is kept"
+            if there
+            else " before there was a checkpoint"
+        )
+        error.args = (f"{error}; stopped{kept}",)
+    return error
 
 
 def forget_checkpoints(folder: Path, last: int) -> None:
@@ -143,19 +178,7 @@ def read_state(
       CheckpointError: it is missing or cannot be used; says why.
       ResultsError: the system does not let it be read.
     """
-    try:
-        with reading(path):
-            line, _, payload = path.read_bytes().partition(b"\n")
-        header: dict[str, Any] = json.loads(line)
-        digest, episode = header["sha256"], int(header["episode"])
-        if header["format"] != _FORMAT:
-            raise CheckpointError(f"{path} has the unknown format {header['format']!r}")
-        if header["fingerprint"] != fingerprint:
-            raise CheckpointError(f"{path} belongs to another configuration")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not a safex checkpoint") from error
-    if hashlib.sha256(payload).hexdigest() != digest:
-        raise CheckpointError(f"{path} is truncated or damaged")
+    header, payload = _read_whole(path, fingerprint)
     try:
         found = serialization.msgpack_restore(payload)
         state = serialization.from_state_dict(
@@ -171,7 +194,34 @@ def read_state(
                 f"{path} does not fit this configuration: an array of shape "
                 f"{np.shape(got)} stands where {np.shape(expected)} is expected"
             )
-    return jax.tree.map(jax.numpy.asarray, state), episode
+    return jax.tree.map(jax.numpy.asarray, state), header["episode"]
+
+
+def _read_whole(
+    path: Path, fingerprint: str | None = None
+) -> tuple[dict[str, Any], bytes]:
+    """Header and payload of one checkpoint, of any configuration if None is given."""
+    try:
+        with reading(path):
+            line, _, payload = path.read_bytes().partition(b"\n")
+        header: dict[str, Any] = json.loads(line)
+        digest, header["episode"] = header["sha256"], int(header["episode"])
+        if header["format"] != _FORMAT:
+            raise CheckpointError(f"{path} has the unknown format {header['format']!r}")
+        if fingerprint is not None and header["fingerprint"] != fingerprint:
+            raise CheckpointError(f"{path} belongs to another configuration")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not a safex checkpoint") from error
+    if hashlib.sha256(payload).hexdigest() != digest:
+        raise CheckpointError(f"{path} is truncated or damaged")
+    return header, payload
+
+
+def _none_of(paths: Sequence[Path], folder: Path) -> CheckpointError:
+    return CheckpointError(
+        f"none of the {len(paths)} checkpoints in {folder} can be used; "
+        "remove the folder to start this seed afresh"
+    )
 
 
 def _newest_first(folder: Path) -> list[Path]:

@@ -30,6 +30,7 @@ from safex.training.checkpoint import (
     load_checkpoint,
     read_state,
     save_checkpoint,
+    with_what_is_kept,
 )
 from safex.training.forecast import forecast_episode, save_forecast
 from safex.training.honesty import (
@@ -364,7 +365,8 @@ class Trainer:
         going = dict(enumerate(runs))
 
         def stop(index: int, error: SafexError) -> None:
-            stopped(going.pop(index), error)
+            run = going.pop(index)
+            stopped(run, with_what_is_kept(error, run.folder / "checkpoints"))
 
         try:
             for episode in range(last + 1, self.config.num_model_updates + 1):
@@ -939,11 +941,7 @@ def _finite(
             at = ""
             if first_step is not None:
                 at = f" at step {first_step + int(np.argwhere(bad)[0][0])}"
-            error = NonFiniteError(
-                f"{name} is not finite{at} in {where}; stopped, the last good "
-                "checkpoint is kept"
-            )
-            stop(error)
+            stop(NonFiniteError(f"{name} is not finite{at} in {where}"))
             return False
     return True
 

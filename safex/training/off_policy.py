@@ -31,6 +31,7 @@ from safex.training.checkpoint import (
     load_checkpoint,
     read_state,
     save_checkpoint,
+    with_what_is_kept,
     write_state,
 )
 from safex.training.episodes import RANDOM, TRAIN, Episode, Running
@@ -209,6 +210,7 @@ class OffPolicyTrainer:
             try:
                 self._train(run)
             except SafexError as error:
+                with_what_is_kept(error, run.folder / "checkpoints")
                 if stopped:
                     stopped(run, error)
                 errors.append(error)
@@ -693,9 +695,7 @@ def _check_learned(agent: PyTree, metrics: Metrics, where: str) -> None:
 
 
 def _not_finite(name: str, where: str) -> NonFiniteError:
-    return NonFiniteError(
-        f"{name} is not finite at {where}; stopped, the last good checkpoint is kept"
-    )
+    return NonFiniteError(f"{name} is not finite at {where}")
 
 
 def _on_device(block: Transition) -> Transition:
