@@ -88,6 +88,17 @@ def test_three_seeds_together_are_the_three_seeds_alone(alone, trainer, tmp_path
     assert_same_seeds(alone, tmp_path)
 
 
+def test_a_seed_far_behind_goes_through_the_programs_of_its_group(alone, tmp_path):
+    """Programs of another size round otherwise, and are another compilation."""
+    make_trainer().train(runs(tmp_path))
+    for path in (tmp_path / "seed_1" / "checkpoints").iterdir():
+        path.unlink()
+    again = make_trainer()
+    again.train(runs(tmp_path))
+    assert set(again._programs) == {Lockstep.of(3)}
+    assert_same_seeds(alone, tmp_path)
+
+
 def test_each_is_told_apart_in_the_progress(trainer, tmp_path, monkeypatch):
     seen = []
     with monkeypatch.context() as patch:

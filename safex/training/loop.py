@@ -216,7 +216,7 @@ class Trainer:
             for run in part:
                 self._forget_after(run.folder, last)
             if last < self.config.num_model_updates:
-                self._train_part(part, states, last, tell)
+                self._train_part(part, states, last, tell, len(runs))
         if errors:
             raise errors[0]
 
@@ -264,7 +264,7 @@ class Trainer:
     def _play(
         self, runs: list[SeedRun], states: list[RunState], num_episodes: int
     ) -> Iterator[list[EpisodeRecord]]:
-        layout, traced, root, padded = self._lay_out(runs, states)
+        layout, traced, root, padded = self._lay_out(runs, states, len(runs))
         state = layout.place(padded)
         for episode in range(1, num_episodes + 1):
             numbers = jnp.full(layout.rows, episode)
@@ -278,13 +278,14 @@ class Trainer:
             ]
 
     def _lay_out(
-        self, runs: Sequence[SeedRun], states: Sequence[RunState]
+        self, runs: Sequence[SeedRun], states: Sequence[RunState], size: int
     ) -> tuple[Lockstep, PyTree, Array, RunState]:
         """Layout, traced numbers, root keys and states of runs in lockstep.
 
-        Padding repeats the last run; nobody looks at its results.
+        The layout is that of a group of so many. Padding repeats the last run; nobody
+        looks at its results.
         """
-        layout = Lockstep.of(len(runs))
+        layout = Lockstep.of(size)
         missing = layout.rows - len(runs)
         padded = [*runs, *[runs[-1]] * missing]
         root = jnp.stack([jax.random.key(run.seed) for run in padded])
@@ -348,13 +349,15 @@ class Trainer:
         states: list[RunState],
         last: int,
         stopped: Callable[[SeedRun, SafexError], None],
+        size: int,
     ) -> None:
-        """Trains seeds that have all learned from episode `last`.
+        """Trains seeds of a group of so many that have all learned from episode `last`.
 
-        The row of a seed that cannot go on stays in the programs, which would compile
-        anew for fewer, and nobody looks at its results any more.
+        Fewer than the group go through its programs all the same: programs of another
+        size round otherwise, and would have to be compiled. So the row of a seed that
+        cannot go on stays in them, and nobody looks at its results any more.
         """
-        layout, traced, root, resumed = self._lay_out(runs, states)
+        layout, traced, root, resumed = self._lay_out(runs, states, size)
         far, state = self._compile(layout).start(traced, root)
         if last >= 0:
             state = layout.place(resumed)
