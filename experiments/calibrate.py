@@ -30,36 +30,27 @@ from experiments.configuration import (
 )
 from experiments.launching import CONFIG_DIR
 from experiments.overrides import read_command_line
-from experiments.runs import read_plain, with_settings
-from safex.errors import SafexError
+from experiments.runs import exit_code, read_plain, with_settings
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns 0, or 2 after a one-line error, 130 if stopped."""
     arguments = _parse(argv)
-    try:
-        config = read_settings(arguments)
-        # JAX takes seconds to import; a mistake that was seen here did not wait.
-        from experiments.calibrating import calibrate  # noqa: PLC0415
+    return exit_code(lambda: _run(arguments))
 
-        calibrate(
-            config,
-            arguments.run,
-            arguments.out or arguments.run or Path("results/calibration"),
-            fresh=(arguments.seeds, arguments.episodes),
-            imagine=not arguments.no_imagination,
-        )
-    except SafexError as error:
-        print(f"safex: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        where = f": {error.filename}" if error.filename else ""
-        print(f"safex: {error.strerror or error}{where}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("safex: stopped; nothing was written", file=sys.stderr)
-        return 130
-    return 0
+
+def _run(arguments: argparse.Namespace) -> None:
+    config = read_settings(arguments)
+    # JAX takes seconds to import; a mistake that was seen above did not wait.
+    from experiments.calibrating import calibrate  # noqa: PLC0415
+
+    calibrate(
+        config,
+        arguments.run,
+        arguments.out or arguments.run or Path("results/calibration"),
+        fresh=(arguments.seeds, arguments.episodes),
+        imagine=not arguments.no_imagination,
+    )
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

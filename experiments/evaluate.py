@@ -28,33 +28,20 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from experiments.runs import read_plain, with_settings
-from safex.errors import ResultsError, SafexError
+from experiments.runs import exit_code, read_plain, with_settings
+from safex.errors import ResultsError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns 0, or 2 after a one-line error, 130 if stopped."""
     arguments = _parse(argv)
+    return exit_code(lambda: _run(arguments))
+
+
+def _run(arguments: argparse.Namespace) -> None:
     out = arguments.out or arguments.run / _file_name(arguments)
-    try:
-        # JAX takes seconds to import; a mistake that can be seen here does not wait.
-        with_settings(read_plain(arguments.run), arguments.set)
-        _run(arguments, out)
-    except SafexError as error:
-        print(f"safex: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        where = f": {error.filename}" if error.filename else ""
-        print(f"safex: {error.strerror or error}{where}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("safex: stopped; nothing was written", file=sys.stderr)
-        return 130
-    return 0
-
-
-def _run(arguments: argparse.Namespace, out: Path) -> None:
-    # Imported late, or a refusal would wait for JAX, see above.
+    with_settings(read_plain(arguments.run), arguments.set)
+    # JAX takes seconds to import; a mistake that was seen above did not wait.
     from rich.console import Console  # noqa: PLC0415
 
     from experiments.evaluating import evaluate, table  # noqa: PLC0415

@@ -1,6 +1,7 @@
-"""What the commands that come after a run read of its folder."""
+"""What the commands that come after a run read of its folder, and how they end."""
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,24 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from experiments.configuration import Experiment, read_mapping, set_field
-from safex.errors import ConfigError
+from safex.errors import ConfigError, SafexError
+
+
+def exit_code(run: Callable[[], None]) -> int:
+    """Runs a command: 0, or 2 after a one-line error, 130 if it was stopped."""
+    try:
+        run()
+    except SafexError as error:
+        print(f"safex: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        print(f"safex: {error.strerror or error}{where}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("safex: stopped; nothing was written", file=sys.stderr)
+        return 130
+    return 0
 
 
 def read_plain(folder: Path) -> dict[str, Any]:

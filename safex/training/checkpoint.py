@@ -85,9 +85,7 @@ def load_checkpoint(
       CheckpointError: there are checkpoints, but none can be used.
       ResultsError: the system does not let one be read, which may be the newest good.
     """
-    paths = _newest_first(folder)
-    if at_most is not None:
-        paths = [path for path in paths if _episode(path) <= at_most]
+    paths = _newest_first(folder, at_most)
     for path in paths:
         try:
             state, episode = read_state(path, template, fingerprint, field)
@@ -104,9 +102,7 @@ def load_checkpoint(
 
 def newest_checkpoint(folder: Path, at_most: int | None = None) -> int:
     """The episode of the newest file, none later than `at_most`; -1 without one."""
-    episodes = [_episode(path) for path in _newest_first(folder)]
-    known = (e for e in episodes if at_most is None or e <= at_most)
-    return max(known, default=-1)
+    return max(map(_episode, _newest_first(folder, at_most)), default=-1)
 
 
 def newest_whole_checkpoint(folder: Path, at_most: int | None = None) -> int:
@@ -116,9 +112,7 @@ def newest_whole_checkpoint(folder: Path, at_most: int | None = None) -> int:
       CheckpointError: there are checkpoints, but none is whole.
       ResultsError: the system does not let one be read.
     """
-    paths = [
-        p for p in _newest_first(folder) if at_most is None or _episode(p) <= at_most
-    ]
+    paths = _newest_first(folder, at_most)
     for path in paths:
         with contextlib.suppress(CheckpointError):
             header, _ = _read_whole(path)
@@ -224,11 +218,14 @@ def _none_of(paths: Sequence[Path], folder: Path) -> CheckpointError:
     )
 
 
-def _newest_first(folder: Path) -> list[Path]:
-    found = []
+def _newest_first(folder: Path, at_most: int | None = None) -> list[Path]:
+    """Checkpoints of a folder, none later than `at_most`."""
+    found: list[Path] = []
     # Not `glob`, for which a folder that cannot be read is empty.
     with contextlib.suppress(FileNotFoundError), reading(folder):
         found = [path for path in folder.iterdir() if path.match("*_*.ckpt")]
+    if at_most is not None:
+        found = [path for path in found if _episode(path) <= at_most]
     return sorted(found, key=_episode, reverse=True)
 
 
