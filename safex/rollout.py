@@ -5,14 +5,23 @@ same noise (common random numbers) and differ only by their actions.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 
 from safex.config import TerminalConfig
 from safex.errors import SafexError
-from safex.types import Array, DynamicsModel, Environment, Prediction, PyTree, Score
+from safex.types import (
+    Array,
+    DynamicsModel,
+    Environment,
+    Prediction,
+    PyTree,
+    Score,
+    StagedModel,
+)
 
 Reward = Callable[[Array, Array, Array], Array]
 NO_TERMINAL = TerminalConfig()
@@ -195,21 +204,6 @@ def sampled_transition(
     return transition
 
 
-def mean_transition(
-    model: DynamicsModel, model_state: PyTree, env: Environment
-) -> Callable[[Array, Array, Any], Outcome]:
-    """The transition of the mode MEAN, which also keeps the `Stds` of each step."""
-
-    def transition(obs: Array, action: Array, unused: Any) -> Outcome:
-        del unused
-        prediction = model.predict(model_state, obs, action)
-        next_obs = env.project(prediction.mean)
-        stds = Stds(prediction.epistemic_std, prediction.aleatoric_std)
-        return Outcome(next_obs, next_obs, stds)
-
-    return transition
-
-
 def hallucinated_transition(
     model: DynamicsModel,
     model_state: PyTree,
@@ -236,11 +230,12 @@ def hallucinated_transition(
       width: `[D]` or scalar multiple of the calibrated epistemic std, traced.
       noise_width: multiple of the aleatoric std.
     """
+    outline, complete = _stages(model, model_state)
 
     def transition(obs: Array, action: Array, push: Push) -> Outcome:
-        prediction = model.predict(model_state, obs, action)
-        stds = push.stds or Stds(prediction.epistemic_std, prediction.aleatoric_std)
-        next_obs = prediction.mean + width * stds.epistemic * push.eta
+        mean, rest = outline(obs, action)
+        stds = push.stds or _stds(complete(obs, action, rest))
+        next_obs = mean + width * stds.epistemic * push.eta
         judged = next_obs + noise_width * stds.aleatoric * push.eta
         return Outcome(env.project(next_obs), env.project(judged))
 
@@ -346,13 +341,85 @@ def trace(
     particles = obs.shape[:-1]
     zero = jnp.zeros((*particles, env.num_constraints))
     closest = jnp.full_like(zero, -jnp.inf)
-    start = (obs, jnp.zeros(particles), zero, closest, zero)
+    start = _mapped_with(actions, (obs, jnp.zeros(particles), zero, closest, zero))
     t = jnp.arange(length)
     weight = jnp.where(t < horizon, 1.0, _worth(terminal, t - horizon))
     steps = (t, weight, *(_hold(tree, length) for tree in (actions, inputs)))
     (_, value, cost, closest, excess), kept = jax.lax.scan(step, start, steps)
     margin = jnp.where(closest > 0, excess, closest)
     return Score(value / horizon, cost, margin), kept
+
+
+def trace_mean(
+    env: Environment,
+    model: DynamicsModel,
+    model_state: PyTree,
+    obs: Array,
+    actions: Array,
+    *,
+    terminal: TerminalConfig = NO_TERMINAL,
+    reward: Reward | None = None,
+) -> tuple[Score, Stds]:
+    """Scores the rollout of the mode MEAN, and says how sure the model is of each step.
+
+    Args:
+      env: as in `trace`, as are the others not named here.
+      model: the dynamics model.
+      model_state: its state.
+      obs: `[D]` where it starts.
+      actions: `[H, A]`.
+      terminal: as in `trace`.
+      reward: as in `trace`.
+
+    Returns:
+      the score, and stds of the H + K steps.
+    """
+    outline, complete = _stages(model, model_state)
+
+    def transition(obs: Array, action: Array, unused: Any) -> Outcome:
+        del unused
+        mean, rest = outline(obs, action)
+        next_obs = env.project(mean)
+        return Outcome(next_obs, next_obs, (obs, action, rest))
+
+    score, kept = trace(
+        env, transition, obs, actions, None, terminal=terminal, reward=reward
+    )
+    # All steps at once: a second opinion is small work many times over.
+    return score, _stds(jax.vmap(complete)(*kept))
+
+
+def _stages(
+    model: DynamicsModel, state: PyTree
+) -> tuple[Callable[..., tuple[Array, PyTree]], Callable[..., Prediction]]:
+    """`outline` and `complete` of a `StagedModel`; others say all they have at once."""
+    if hasattr(model, "complete"):
+        staged = cast(StagedModel, model)
+        return partial(staged.outline, state), partial(staged.complete, state)
+
+    def outline(obs: Array, action: Array) -> tuple[Array, Prediction]:
+        prediction = model.predict(state, obs, action)
+        return prediction.mean, prediction
+
+    def complete(obs: Array, action: Array, prediction: Prediction) -> Prediction:
+        del obs, action
+        return prediction
+
+    return outline, complete
+
+
+def _stds(prediction: Prediction) -> Stds:
+    return Stds(prediction.epistemic_std, prediction.aleatoric_std)
+
+
+def _mapped_with(actions: Array, start: PyTree) -> PyTree:
+    """The start, mapped over wherever the actions are.
+
+    What a scan carries is so from its first step on, and `vmap` need not trace every
+    step once more to find that out: a fifth of the tracing of a decision.
+    """
+    finite = actions.ravel()[0] < jnp.inf
+    return jax.tree.map(lambda leaf: jnp.where(finite, leaf, leaf), start)
 
 
 def _worth(terminal: TerminalConfig, k: Array) -> Array | float:

@@ -5,7 +5,7 @@ length, ``B`` batch, ``E`` ensemble members, ``P`` particles, ``N`` candidate sa
 ``K`` elites, ``D`` observation dimension, ``A`` action dimension, ``C`` constraints.
 """
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 import jax
 
@@ -242,6 +242,32 @@ class DynamicsModel(Protocol):
     @property
     def num_members(self) -> int:
         """How many members `member` can be asked for; 0 where there are none."""
+        ...
+
+
+class StagedModel(DynamicsModel, Protocol):
+    """A model that can say its mean first, and how sure it was of many steps later.
+
+    A rollout of the mean needs no stds to go on. What they cost is less for all its
+    steps at once.
+    """
+
+    def outline(self, state: PyTree, obs: Array, action: Array) -> tuple[Array, PyTree]:
+        """The mean `[D]` of `predict`, and what `complete` wants to know of it."""
+        ...
+
+    def complete(
+        self, state: PyTree, obs: Array, action: Array, outline: PyTree
+    ) -> Prediction:
+        """What `predict` says, given what `outline` left for it."""
+        ...
+
+
+class SizedModel(DynamicsModel, Protocol):
+    """A model that computes few inputs at once in another way than many."""
+
+    def sized(self, batch_size: int) -> Self:
+        """The same model for a planner that asks it of so many inputs at once."""
         ...
 
 

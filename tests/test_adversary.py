@@ -52,7 +52,9 @@ def attack(game=GAME, y_dim=Y, **settings):
     @jit
     def run(key):
         agents = jnp.stack([jnp.zeros((H, 1)), jnp.full((H, 1), 0.5)])
-        return player._y_step(key, player.init(key), player._agents(game, agents), game)
+        draws = jax.tree.map(lambda leaf: leaf[0], player._draws(key)[0])
+        state, looked_at = player.init(key), player._agents(game, agents)
+        return player._y_step(draws, state, looked_at, game)
 
     return jax.device_get(run(KEY))
 
@@ -159,7 +161,8 @@ def test_it_climbs_through_a_model_and_the_projection():
     def worst(player):
         def run(key):
             looked_at = player._agents(game, agents)
-            return player._y_step(key, player.init(key), looked_at, game)[1]
+            draws = jax.tree.map(lambda leaf: leaf[0], player._draws(key)[0])
+            return player._y_step(draws, player.init(key), looked_at, game)[1]
 
         return jit(run)(KEY).margin.max()
 

@@ -1,28 +1,36 @@
 import dataclasses
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from safex.agents.mpc import MPCAgent
+from safex.agents.planners import Safe
 from safex.config import (
     CalibrationConfig,
+    CEMConfig,
     DropoutConfig,
     EnsembleConfig,
     LastLayerConfig,
 )
+from safex.constraints.feasible_first import FeasibleFirst
+from safex.envs.pendulum import Pendulum
 from safex.models import novelty
 from safex.models.dropout import mc_dropout
 from safex.models.ensemble import deterministic_ensemble, probabilistic_ensemble
 from safex.models.last_layer import bayesian_last_layer
 from safex.models.networks import (
+    _kernel_init,
     algebraic_swish,
     beta_nll,
     gaussian_nll,
     weight_prior,
 )
 from safex.models.training import split_rows
+from safex.optimizers.cem import CEM
 from safex.types import Dataset, Transition
 from tests.helpers import assert_close
 
@@ -565,3 +573,44 @@ def test_members_and_selected_members_are_the_members():
     )
     assert_close(chosen.mean[0, 0], one.mean, atol=1e-6)
     assert_close(chosen.mean[1, 3], other.mean, atol=1e-6)
+
+
+@pytest.mark.parametrize("model", [LEARNED, FIXED], ids=["learned", "fixed"])
+def test_members_together_say_what_they_say_in_turn(model):
+    state = jax.jit(model.init)(SEED).base
+    inputs = state.inputs._replace(mean=jnp.full(3, 0.2), std=jnp.full(3, 0.7))
+    state = state._replace(inputs=inputs)
+    obs = jax.random.normal(jax.random.key(1), (9, 2))
+    action = jax.random.normal(jax.random.key(2), (9, 1))
+
+    def moments(base):
+        return jax.jit(jax.vmap(base.moments, (None, 0, 0)))(state, obs, action)
+
+    few, many = model.sized(1).base, model.sized(10_000).base
+    assert few.together and not many.together
+    assert_close(moments(few), moments(many), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(4, 64), (64, 64), (64, 6)])
+def test_kernels_start_as_flax_starts_them(shape):
+    assert_close(
+        _kernel_init(SEED, shape), nn.initializers.lecun_normal()(SEED, shape), rtol=0.0
+    )
+
+
+@pytest.mark.parametrize(("num_samples", "together"), [(16, True), (200, False)])
+def test_an_agent_asks_for_what_suits_its_search(num_samples, together):
+    env = Pendulum.from_config()
+    config = CEMConfig(num_elites=4, num_samples=num_samples)
+    model = probabilistic_ensemble(3, 1, SMALL, UNSCALED)
+    asked = []
+
+    class Watching(Safe):
+        def problem(self, key, env, model, situation):
+            asked.append(model.base.together)
+            return super().problem(key, env, model, situation)
+
+    planner = Watching(config.horizon)
+    agent = MPCAgent(env, model, planner, CEM(1, config), FeasibleFirst())
+    jax.eval_shape(agent.act, SEED, jax.eval_shape(agent.init, SEED), jnp.zeros(3))
+    assert asked == [together]

@@ -816,3 +816,35 @@ def test_a_rollout_that_diverges_is_not_safe():
     )
     assert candidates.score.cost[0, 0] == np.inf
     assert candidates.score.cost[1, 0] == 0.0
+
+
+def test_noise_is_jaxs_own_to_the_bit():
+    expected = jax.random.normal(KEY, (5, 1, 3))
+    assert np.array_equal(gaussian.coloured_noise(KEY, 2.0, (5, 1, 3)), expected)
+
+
+def test_the_foremost_is_the_first_of_a_sort():
+    rng = np.random.default_rng(0)
+    # Few values, so that there are ties of the first, of both and of all keys.
+    keys = rng.integers(0, 3, (2, 200, 12, 4)).astype(np.float32)
+    keys[0, keys[0] == 2.0] = np.inf
+    keys[1, :20] = np.inf
+    found = jax.vmap(gaussian.foremost)(*jnp.asarray(keys))
+    for trial, row in enumerate(np.asarray(found)):
+        for column, index in enumerate(row):
+            pair = keys[:, trial, :, column]
+            assert index == np.lexsort((pair[0], pair[1]))[0]
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "expected"),
+    [
+        (CEM(1, CEMConfig(num_elites=9, num_samples=33)), 33),
+        (ICEM(1, ICEMConfig(num_elites=9, num_samples=33), 2), 17),
+        # 35 agents against 3 adversaries; 3 known, 24 corners and 16 fresh against 2.
+        (MinMax(1, 3, MinMaxConfig()), 105),
+        (MinMax(1, 3, MinMaxConfig(num_samples_y=40), 2), 67),
+    ],
+)
+def test_the_batch_of_a_search(optimizer, expected):
+    assert optimizer.batch_size == expected

@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from safex import rollout
 from safex.config import CalibrationConfig, EnsembleConfig
 from safex.envs.pendulum import Pendulum
 from safex.envs.point_goal import PointGoal
@@ -140,3 +141,27 @@ def test_members_are_those_of_the_model_inside(fitted):
 def test_only_systems_in_the_plane_have_a_frame():
     assert all(map(has_frame, SYSTEMS))
     assert not has_frame(Pendulum.from_config())
+
+
+@pytest.mark.parametrize("model", [MODEL, LEARNED], ids=["own frame", "world"])
+def test_the_rollout_of_the_mean_is_the_same_by_stages_and_at_once(model):
+    class AtOnce:
+        """The same beliefs from `predict` alone."""
+
+        predict = staticmethod(model.predict)
+
+    state = model.init(jax.random.key(2))
+    # Everything is new to a process of amplitude 1 that has seen nothing.
+    process = state.novelty.process
+    process = process._replace(amplitude=jnp.ones_like(process.amplitude))
+    known = jnp.full((), 0.5)
+    state = state._replace(novelty=state.novelty._replace(process=process, known=known))
+    obs, actions = far_apart(CAR, 6)
+
+    def walk(model):
+        return jax.jit(lambda: rollout.trace_mean(CAR, model, state, obs[0], actions))()
+
+    score, stds = walk(model)
+    assert_close((score, stds), walk(AtOnce()), rtol=1e-4, atol=1e-5)
+    assert np.all(stds.epistemic.min(1) > 0.0)
+    assert np.ptp(np.asarray(stds.epistemic), axis=0).max() > 1e-3

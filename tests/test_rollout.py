@@ -211,8 +211,7 @@ def test_a_push_may_bring_stds_of_its_own():
 
 
 def test_the_mean_is_scored_as_ever_and_its_stds_are_kept():
-    transition = rollout.mean_transition(Drift(), 0.0, LINE)
-    score, stds = rollout.trace(LINE, transition, START, ACTIONS, None)
+    score, stds = rollout.trace_mean(LINE, Drift(), 0.0, START, ACTIONS)
     plain = rollout.evaluate(LINE, sampled("MEAN"), START, ACTIONS, no_noise())
     assert_close(score, plain)
     assert_close(tuple(stds), (np.tile(EP, (H, 1)), np.tile(AL, (H, 1))))

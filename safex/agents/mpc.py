@@ -8,7 +8,7 @@ the costs count by, all passed in.
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,7 @@ from safex.types import (
     Metrics,
     Prediction,
     PyTree,
+    SizedModel,
     Transition,
 )
 
@@ -189,7 +190,7 @@ class MPCAgent:
         widths = jnp.ones(self.env.obs_dim)
         obs = jnp.zeros(self.env.obs_dim)
         situation = Situation(obs, state.model_state, widths, widths)
-        problem = self.planner.problem(key, self.env, self.model, situation)
+        problem = self.planner.problem(key, self.env, self._searched, situation)
         horizon = self.planner.horizon
         variables = getattr(self.optimizer, "x_dim", self.env.action_dim)
         decision = jnp.zeros((horizon, variables))
@@ -238,7 +239,7 @@ class MPCAgent:
             state.episode,
             self._widths.pes_steps,
         )
-        problem = self.planner.problem(problem_key, self.env, self.model, situation)
+        problem = self.planner.problem(problem_key, self.env, self._searched, situation)
         # What is left of a plan with the backup behind it is feasible if the plan was.
         stops = self.planner.terminal.steps > 0
         tail = state.tail if stops else None
@@ -393,9 +394,8 @@ class MPCAgent:
         """Those an adversary of `actions` `[H, A]` pushes by, as in the planner."""
         if self.planner.std_along == "attack":
             return None
-        transition = rollout.mean_transition(self.model, state.model_state, self.env)
-        return rollout.trace(
-            self.env, transition, obs, actions, None, terminal=terminal
+        return rollout.trace_mean(
+            self.env, self.model, state.model_state, obs, actions, terminal=terminal
         )[1]
 
     def _pushed(
@@ -410,6 +410,13 @@ class MPCAgent:
             share * state.pessimism * self.beta,
             noise_alpha,
         )
+
+    @property
+    def _searched(self) -> DynamicsModel:
+        """The model as the optimizer asks it, if both say of how much at once."""
+        if not (hasattr(self.model, "sized") and hasattr(self.optimizer, "batch_size")):
+            return self.model
+        return cast(SizedModel, self.model).sized(self.optimizer.batch_size)
 
     def test_rows(self, data: Dataset) -> Array:
         """`[capacity]` bool: rows that the model neither trained nor calibrated on."""

@@ -399,12 +399,12 @@ class _Attacked(_Rollouts):
         reward: Reward | None = None,
     ) -> tuple[Score, Stds]:
         """The plan `[H, A]` without an adversary, and the stds of all its steps."""
-        return rollout.trace(
+        return rollout.trace_mean(
             env,
-            rollout.mean_transition(model, situation.model_state, env),
+            model,
+            situation.model_state,
             situation.obs,
             actions,
-            None,
             terminal=self.terminal,
             reward=reward,
         )

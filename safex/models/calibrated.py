@@ -13,7 +13,8 @@ was missed at an input that counts as known says nothing of new ones.
 """
 
 import dataclasses
-from typing import NamedTuple, Protocol, cast
+from functools import partial
+from typing import NamedTuple, Protocol, Self, cast
 
 import jax
 import jax.numpy as jnp
@@ -118,6 +119,12 @@ class CalibratedModel:
         """E, or 0."""
         return self.base.num_members
 
+    def sized(self, batch_size: int) -> Self:
+        """The same model for a planner that asks it of so many inputs at once."""
+        if not hasattr(self.base, "sized"):
+            return self
+        return dataclasses.replace(self, base=self.base.sized(batch_size))
+
     def init(self, key: Array) -> CalibratedState:
         """A raw model that has seen nothing, scale 1."""
         return CalibratedState(
@@ -133,9 +140,21 @@ class CalibratedModel:
 
     def predict(self, state: CalibratedState, obs: Array, action: Array) -> Prediction:
         """Calibrated moments, `[D], [A] -> Prediction`."""
-        return self._calibrated(
-            state, obs, action, self.base.moments(state.base, obs, action)
-        )
+        return self.complete(state, obs, action, self.outline(state, obs, action)[1])
+
+    def outline(
+        self, state: CalibratedState, obs: Array, action: Array
+    ) -> tuple[Array, Prediction]:
+        """The mean, and the raw moments, `[D], [A] -> [D], Prediction`."""
+        raw = self.base.moments(state.base, obs, action)
+        return raw.mean, raw
+
+    def complete(
+        self, state: CalibratedState, obs: Array, action: Array, outline: Prediction
+    ) -> Prediction:
+        """The calibrated moments of raw ones."""
+        novel = self._novel_std(state, obs, action, outline)
+        return self._widened(state, outline, novel)
 
     def member(
         self, state: CalibratedState, obs: Array, action: Array, index: Array
@@ -149,7 +168,7 @@ class CalibratedModel:
           SafexError: there are no members.
         """
         prediction = self._of_members().member(state.base, obs, action, index)
-        return self._calibrated(state, obs, action, prediction)
+        return self.complete(state, obs, action, prediction)
 
     def members(self, state: CalibratedState, obs: Array, action: Array) -> Prediction:
         """Every member on observations of its own, `[E, S, D], [A] -> [E, S, D]`.
@@ -162,10 +181,8 @@ class CalibratedModel:
         prediction = self._of_members().members(state.base, obs, action)
         each = jnp.broadcast_to(action, (*obs.shape[:-1], action.shape[-1]))
 
-        def one(obs: Array, action: Array, prediction: Prediction) -> Prediction:
-            return self._calibrated(state, obs, action, prediction)
-
-        return jax.vmap(jax.vmap(one))(obs, each, prediction)
+        complete = jax.vmap(jax.vmap(partial(self.complete, state)))
+        return complete(obs, each, prediction)
 
     def select(self, state: CalibratedState, index: Array) -> CalibratedState:
         """The state of a model whose members are `index` `[G]`, for `members`.
@@ -228,12 +245,6 @@ class CalibratedModel:
     @property
     def _has_opinion(self) -> bool:
         return self.config.num_inducing > 0 and self.config.method != "none"
-
-    def _calibrated(
-        self, state: CalibratedState, obs: Array, action: Array, prediction: Prediction
-    ) -> Prediction:
-        novel = self._novel_std(state, obs, action, prediction)
-        return self._widened(state, prediction, novel)
 
     def _widened(
         self, state: CalibratedState, prediction: Prediction, novel_std: Array

@@ -9,7 +9,7 @@ mean of the member stds.
 
 import dataclasses
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +33,10 @@ from safex.models.training import (
     train_minibatches,
 )
 from safex.types import Array, Dataset, Metrics, Prediction, PyTree
+
+# Inputs up to which one product of all members' weights is the faster for its fewer
+# parts; what the members make of more no longer fits a core's cache.
+_FEW_INPUTS = 128
 
 
 class EnsembleState(NamedTuple):
@@ -60,12 +64,18 @@ class Ensemble:
       action_dim: A.
       config: architecture and training.
       noise: `FixedNoise` (deterministic ensemble) or `LearnedNoise` (probabilistic).
+      together: `moments` multiplies by the weights of all members at once.
     """
 
     obs_dim: int
     action_dim: int
     config: EnsembleConfig
     noise: FixedNoise | LearnedNoise
+    together: bool = False
+
+    def sized(self, batch_size: int) -> Self:
+        """The same ensemble for `moments` of so many inputs at once."""
+        return dataclasses.replace(self, together=batch_size <= _FEW_INPUTS)
 
     @property
     def num_members(self) -> int:
@@ -86,14 +96,15 @@ class Ensemble:
         """Moments of the mixture of members, `[D], [A] -> Prediction`."""
         x = state.inputs.normalize(jnp.concatenate([obs, action], axis=-1))
         dtype = self.config.plan_dtype
-        # A scan over members makes plain 2-D products of all candidates of a planner,
-        # which on a CPU run faster than one product batched over members.
         members = (state.params, state.prior_params)
-        _, (means, stds) = jax.lax.scan(
-            lambda _, m: (None, self._member_moments(*m, state.targets, x, dtype)),
-            None,
-            members,
-        )
+
+        def one(member: tuple[PyTree, PyTree]) -> tuple[Array, Array]:
+            return self._member_moments(*member, state.targets, x, dtype)
+
+        if self.together:
+            means, stds = jax.vmap(one)(members)
+        else:
+            means, stds = jax.lax.map(one, members)
         return Prediction(
             mean=obs + state.targets.denormalize(means.mean(0)),
             epistemic_std=means.std(0) * state.targets.std,

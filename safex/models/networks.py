@@ -1,11 +1,14 @@
 """The networks of the learned models: an MLP, its activations, its noise heads."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from safex.models.normalizer import Normalizer
 from safex.types import Array, PyTree
@@ -41,6 +44,14 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
+def _kernel_init(key: Array, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
+    """LeCun's normal, flax's default to the bit; in a row it compiles in less time."""
+    # Of a normal cut off at 2 stds, and so of this std.
+    scale = np.sqrt(np.float32(1.0 / shape[0])) / np.float32(0.87962566103423978)
+    row = jax.random.truncated_normal(key, -2.0, 2.0, (math.prod(shape),), dtype)
+    return (row * scale.astype(dtype)).reshape(shape)
+
+
 class MLP(nn.Module):
     """MLP with a linear head."""
 
@@ -59,12 +70,13 @@ class MLP(nn.Module):
         """
         hidden = x
         for layer, width in enumerate(self.features):
-            hidden = nn.Dense(width, dtype=self.dtype)(hidden)
+            hidden = nn.Dense(width, dtype=self.dtype, kernel_init=_kernel_init)(hidden)
             hidden = ACTIVATIONS[self.activation](hidden)
             if masks:
                 hidden = hidden * masks[layer].astype(hidden.dtype)
         self.sow("intermediates", "last", hidden)
-        return nn.Dense(self.output_dim, dtype="float32")(hidden)
+        head = nn.Dense(self.output_dim, dtype="float32", kernel_init=_kernel_init)
+        return head(hidden)
 
 
 @dataclasses.dataclass(frozen=True)

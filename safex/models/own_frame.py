@@ -7,7 +7,7 @@ what it calls new.
 """
 
 import dataclasses
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import jax
 import jax.numpy as jnp
@@ -56,6 +56,10 @@ class OwnFrameModel:
         """E, or 0."""
         return self.model.num_members
 
+    def sized(self, batch_size: int) -> Self:
+        """The same model for a planner that asks it of so many inputs at once."""
+        return dataclasses.replace(self, model=self.model.sized(batch_size))
+
     def init(self, key: Array) -> PyTree:
         """A model that has seen nothing."""
         return self.model.init(key)
@@ -70,8 +74,21 @@ class OwnFrameModel:
 
     def predict(self, state: PyTree, obs: Array, action: Array) -> Prediction:
         """Predicts one next observation, `[D], [A] -> Prediction`."""
+        return self.complete(state, obs, action, self.outline(state, obs, action)[1])
+
+    def outline(self, state: PyTree, obs: Array, action: Array) -> tuple[Array, PyTree]:
+        """The mean `[D]`, and what the model inside left for `complete`."""
         seen = self.env.to_frame(obs, obs)
-        return self._placed(obs, self.model.predict(state, seen, action))
+        mean, outline = self.model.outline(state, seen, action)
+        return self.env.from_frame(obs, mean), outline
+
+    def complete(
+        self, state: PyTree, obs: Array, action: Array, outline: PyTree
+    ) -> Prediction:
+        """What `predict` says, given `outline`."""
+        seen = self.env.to_frame(obs, obs)
+        prediction = self.model.complete(state, seen, action, outline)
+        return self._placed(obs, prediction)
 
     def member(
         self, state: PyTree, obs: Array, action: Array, index: Array

@@ -40,6 +40,11 @@ class CEM:
     config: CEMConfig
     num_devices: int = 1
 
+    @property
+    def batch_size(self) -> int:
+        """Candidates that a device scores at once."""
+        return -(-self.config.num_samples // self.num_devices)
+
     def init(self, key: Array) -> CEMState:
         """Starts from the zero sequence."""
         del key

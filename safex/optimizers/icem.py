@@ -48,6 +48,11 @@ class ICEM:
     config: ICEMConfig
     num_devices: int = 1
 
+    @property
+    def batch_size(self) -> int:
+        """Candidates that a device scores at once."""
+        return -(-self.config.num_samples // self.num_devices)
+
     def init(self, key: Array) -> ICEMState:
         """Starts from zero sequences."""
         del key

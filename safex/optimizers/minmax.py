@@ -9,6 +9,7 @@ out in order of age, which makes the x-step a cutting-plane bound on the inner m
 import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -72,6 +73,18 @@ class MinMaxState(NamedTuple):
     archive: Array
 
 
+class _Draws(NamedTuple):
+    """What chance has to say to the refits of a search, leaves `[iterations, ...]`.
+
+    Attributes:
+      noise: `[N, H, Y]` or `[N, H, X]` of unit variance.
+      pick_key: of the elites where they are drawn at random.
+    """
+
+    noise: Array
+    pick_key: Array
+
+
 class _Attack(NamedTuple):
     """Adversaries and the harm `[N, Ex, C]` each does to each agent."""
 
@@ -103,6 +116,19 @@ class MinMax:
     y_dim: int
     config: MinMaxConfig
     num_devices: int = 1
+
+    @property
+    def batch_size(self) -> int:
+        """Pairs of agent and adversary that a device scores at once, at most.
+
+        But for the verification's, of which there is one.
+        """
+        c = self.config
+        x_step = (c.num_samples_x + 1 + c.num_fixed_elites_x) * c.num_fixed_elites_y
+        adversaries = c.num_fixed_elites_y + c.num_samples_y
+        if c.corners:
+            adversaries += len(self._corners())
+        return -(-max(x_step, adversaries * c.num_fixed_elites_x) // self.num_devices)
 
     def init(self, key: Array) -> MinMaxState:
         """Zero agents; adversaries at random corners, so that none is idle."""
@@ -141,13 +167,14 @@ class MinMax:
           cost and the harm done by the adversary at each outer iteration.
         """
         c = self.config
+        # Traced once for all the places that they are mapped in.
+        objective = Game(jax.jit(objective.nominal), jax.jit(objective.attacked))
 
         def iterate(state: MinMaxState, inputs: tuple) -> tuple[MinMaxState, tuple]:
-            key, std = inputs
-            y_key, x_key = jax.random.split(key)
+            y_draws, x_draws, std = inputs
             agents = self._agents(objective, state.x_elites)
-            state, attack = self._y_step(y_key, state, agents, objective)
-            state, ordered = self._x_step(x_key, state, std, objective, constraint)
+            state, attack = self._y_step(y_draws, state, agents, objective)
+            state, ordered = self._x_step(x_draws, state, std, objective, constraint)
             info = {
                 "value": ordered.score.value[0],
                 "cost": ordered.score.cost[0],
@@ -157,16 +184,21 @@ class MinMax:
             safest = ordered.actions[gaussian.safest(ordered.score)]
             return state, (info, safest)
 
-        final_key, *keys = jax.random.split(key, c.iterations + 1)
+        y_draws, x_draws = self._draws(key)
+        last, before = (
+            jax.tree.map(lambda leaf, rows=rows: leaf[rows], y_draws)
+            for rows in (-1, slice(c.iterations))
+        )
         stds = c.init_std_x * c.std_decay ** jnp.arange(c.iterations)
-        state, (info, safest) = jax.lax.scan(iterate, state, (jnp.stack(keys), stds))
+        inputs = (before, x_draws, stds)
+        state, (info, safest) = jax.lax.scan(iterate, state, inputs)
 
         finalists = jnp.concatenate([state.x_elites, state.x_mean[None], safest[-1:]])
         agents = self._agents(objective, jnp.clip(finalists, -1.0, 1.0))
         if c.verify:
             # The adversaries of this attack stay in the archive, so that the next
             # decision starts from what beat this one.
-            state, attack = self._y_step(final_key, state, agents, objective)
+            state, attack = self._y_step(last, state, agents, objective)
         else:
             attack = self._attack(objective, agents, state.archive)
         worst = self._worst(agents.candidates, attack, mode="worst_case")
@@ -179,47 +211,79 @@ class MinMax:
         plan = gaussian.to_plan(incumbent, constraint)
         return state._replace(x_mean=plan.actions), plan, info
 
+    def _draws(self, key: Array) -> tuple[_Draws, _Draws]:
+        """Of each y-step, the last one being the verification's, and of each x-step.
+
+        All at once: every place that draws takes longer to compile than a rollout.
+        """
+        c = self.config
+        final_key, *keys = jax.random.split(key, c.iterations + 1)
+        y_keys, x_keys = jax.vmap(jax.random.split, out_axes=1)(jnp.stack(keys))
+        y_keys = jnp.concatenate([y_keys, final_key[None]])
+
+        def draw(key: Array, exponent: float, shape: tuple[int, int, int]) -> _Draws:
+            noise_key = pick_key = key
+            if c.random_elites:
+                noise_key, pick_key = jax.random.split(key)
+            return _Draws(gaussian.coloured_noise(noise_key, exponent, shape), pick_key)
+
+        def refits(
+            keys: Array, num_iter: int, exponent: float, num_samples: int, dim: int
+        ) -> _Draws:
+            each = jax.vmap(partial(jax.random.split, num=num_iter))(keys)
+            shape = (num_samples, c.horizon, dim)
+            one = partial(draw, exponent=exponent, shape=shape)
+            draws = jax.vmap(one)(each.reshape(-1))
+            return jax.tree.map(
+                lambda leaf: leaf.reshape(*each.shape, *leaf.shape[1:]), draws
+            )
+
+        return (
+            refits(y_keys, c.num_iter_y, c.exponent_y, c.num_samples_y, self.y_dim),
+            refits(x_keys, c.num_iter_x, c.exponent_x, c.num_samples_x, self.x_dim),
+        )
+
     def _y_step(
-        self, key: Array, state: MinMaxState, agents: _Agents, game: Game
+        self, draws: _Draws, state: MinMaxState, agents: _Agents, game: Game
     ) -> tuple[MinMaxState, _Attack]:
         """The adversary answers the agents; returns all that was tried."""
         c = self.config
-        shape = (c.num_samples_y, c.horizon, self.y_dim)
         known = state.archive
         if c.corners:
             known = jnp.concatenate([known, self._corners()])
 
-        def draw(mean: Array, std: Array, key: Array) -> Array:
-            noise = gaussian.coloured_noise(self._split(key)[0], c.exponent_y, shape)
+        def samples(mean: Array, std: Array, noise: Array) -> Array:
             return jnp.clip(mean + std * noise, -1.0, 1.0)
 
         def refit(
-            mean: Array, std: Array, key: Array, pool: _Attack
+            mean: Array, std: Array, pick_key: Array, pool: _Attack
         ) -> tuple[Array, Array]:
             elites = pool.y[_most_harmful(pool)[: c.num_elites_y]]
             if c.random_elites:
-                pick_key = self._split(key)[1]
                 elites = jax.random.choice(pick_key, pool.y, (c.num_elites_y,))
             return gaussian.refit(mean, std, elites, 0.0, c.min_std)
 
         # The first samples share a batch with those that are known.
-        mean, std = state.y_mean, jnp.full(shape[1:], c.init_std_y)
-        first_key, *keys = jax.random.split(key, c.num_iter_y)
-        first = jnp.concatenate([known, draw(mean, std, first_key)])
-        attack = self._attack(game, agents, first)
+        mean, std = state.y_mean, jnp.full_like(state.y_mean, c.init_std_y)
+        first, others = (
+            jax.tree.map(lambda leaf, rows=rows: leaf[rows], draws)
+            for rows in (0, slice(1, None))
+        )
+        pushes = jnp.concatenate([known, samples(mean, std, first.noise)])
+        attack = self._attack(game, agents, pushes)
         known_attack = jax.tree.map(lambda leaf: leaf[: known.shape[0]], attack)
-        mean, std = refit(mean, std, first_key, attack)
+        mean, std = refit(mean, std, first.pick_key, attack)
 
         def again(
-            carry: tuple[Array, Array], key: Array
+            carry: tuple[Array, Array], draws: _Draws
         ) -> tuple[tuple[Array, Array], _Attack]:
             mean, std = carry
-            fresh = self._attack(game, agents, draw(mean, std, key))
+            fresh = self._attack(game, agents, samples(mean, std, draws.noise))
             pool = _concatenate(known_attack, fresh)
-            return refit(mean, std, key, pool), fresh
+            return refit(mean, std, draws.pick_key, pool), fresh
 
-        if keys:
-            (mean, std), tried = jax.lax.scan(again, (mean, std), jnp.stack(keys))
+        if c.num_iter_y > 1:
+            (mean, std), tried = jax.lax.scan(again, (mean, std), others)
             tried = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), tried)
             attack = _concatenate(attack, tried)
         if c.gradient_steps:
@@ -258,7 +322,7 @@ class MinMax:
 
     def _x_step(
         self,
-        key: Array,
+        draws: _Draws,
         state: MinMaxState,
         std: Array,
         game: Game,
@@ -266,17 +330,14 @@ class MinMax:
     ) -> tuple[MinMaxState, Candidates]:
         """The agent answers the archive; returns its last candidates, best first."""
         c = self.config
-        shape = (c.num_samples_x, c.horizon, self.x_dim)
 
         widths = np.ones((c.num_iter_x, c.num_samples_x, 1, 1), np.float32)
         widths[0, :, 0, 0] = np.geomspace(1.0, 1.0 / c.std_spread_x, c.num_samples_x)
 
         def refit(carry: tuple, inputs: tuple) -> tuple[tuple, Candidates]:
             mean, std, kept = carry
-            key, widths = inputs
-            noise_key, pick_key = self._split(key)
-            noise = gaussian.coloured_noise(noise_key, c.exponent_x, shape)
-            samples = mean + widths * std * noise
+            draws, widths = inputs
+            samples = mean + widths * std * draws.noise
             # The mean and the best so far are candidates as well.
             samples = jnp.concatenate([samples, mean[None], kept])
             samples = jnp.clip(samples, -1.0, 1.0)
@@ -286,23 +347,15 @@ class MinMax:
             elites = candidates.actions[: c.num_elites_x]
             if c.random_elites:
                 elites = jax.random.choice(
-                    pick_key, candidates.actions, (c.num_elites_x,)
+                    draws.pick_key, candidates.actions, (c.num_elites_x,)
                 )
             mean, std = gaussian.refit(mean, std, elites, 0.0, c.min_std)
             return (mean, std, kept), candidates
 
-        start = (state.x_mean, jnp.full(shape[1:], std), state.x_elites)
-        inputs = (jax.random.split(key, c.num_iter_x), widths)
-        (mean, _, kept), candidates = jax.lax.scan(refit, start, inputs)
+        start = (state.x_mean, jnp.full_like(state.x_mean, std), state.x_elites)
+        (mean, _, kept), candidates = jax.lax.scan(refit, start, (draws, widths))
         last = jax.tree.map(lambda leaf: leaf[-1], candidates)
         return state._replace(x_mean=mean, x_elites=kept), last
-
-    def _split(self, key: Array) -> tuple[Array, Array]:
-        """Of a refit's noise, and of its elites where they are drawn at random."""
-        if not self.config.random_elites:
-            return key, key
-        noise_key, pick_key = jax.random.split(key)
-        return noise_key, pick_key
 
     def _withstand(self, game: Game, agents: Array, archive: Array) -> Candidates:
         """Agents `[N, H, X]` scored against the archive."""
@@ -332,10 +385,8 @@ class MinMax:
         numbers = (len(adversaries), len(agents.candidates.actions))
         which_y, which_x = jnp.divmod(jnp.arange(numbers[0] * numbers[1]), numbers[1])
 
-        def play(y: Array, x: Array) -> tuple[Array, Array]:
-            return game.attacked(*agents.pair(x, adversaries[y]))
-
-        rows = mapped(play, self.num_devices)(which_y, which_x)
+        pairs = agents.pair(which_x, adversaries[which_y])
+        rows = mapped(game.attacked, self.num_devices)(*pairs)
         harm = (leaf.reshape(*numbers, *leaf.shape[1:]) for leaf in rows)
         return _Attack.of(adversaries, *harm)
 
@@ -383,14 +434,7 @@ def doubling(length: int) -> list[int]:
 
 def _worst_replies(attack: _Attack) -> Array:
     """Indices `[Ex C]`, the constraints of an agent side by side."""
-    _, agents, constraints = attack.cost.shape
-    return jnp.stack(
-        [
-            jnp.lexsort((-attack.margin[:, e, c], -attack.cost[:, e, c]))[0]
-            for e in range(agents)
-            for c in range(constraints)
-        ]
-    )
+    return gaussian.foremost(-attack.margin, -attack.cost).ravel()
 
 
 def _most_harmful(attack: _Attack) -> Array:

@@ -48,6 +48,11 @@ class MPPI:
     config: MPPIConfig
     num_devices: int = 1
 
+    @property
+    def batch_size(self) -> int:
+        """Candidates that a device scores at once."""
+        return -(-self.config.num_samples // self.num_devices)
+
     def init(self, key: Array) -> MPPIState:
         """Starts from the zero sequence."""
         del key
