@@ -78,7 +78,7 @@ class CEM:
 
         def iterate(carry: tuple, key: Array) -> tuple[tuple, Metrics]:
             mean, std, incumbent = carry
-            samples = mean + std * jax.random.normal(key, shape)
+            samples = mean + std * gaussian.normal(key, shape)
             samples = jnp.clip(samples, -1.0, 1.0)
             candidates = gaussian.evaluate(objective, samples, self.num_devices)
             order = constraint.order(candidates.score)
