@@ -5,23 +5,15 @@ same noise (common random numbers) and differ only by their actions.
 """
 
 from collections.abc import Callable
-from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from safex.config import TerminalConfig
 from safex.errors import SafexError
-from safex.types import (
-    Array,
-    DynamicsModel,
-    Environment,
-    Prediction,
-    PyTree,
-    Score,
-    StagedModel,
-)
+from safex.models.staged import stages
+from safex.types import Array, DynamicsModel, Environment, Prediction, PyTree, Score
 
 Reward = Callable[[Array, Array, Array], Array]
 NO_TERMINAL = TerminalConfig()
@@ -230,7 +222,7 @@ def hallucinated_transition(
       width: `[D]` or scalar multiple of the calibrated epistemic std, traced.
       noise_width: multiple of the aleatoric std.
     """
-    outline, complete = _stages(model, model_state)
+    outline, complete = stages(model, model_state)
 
     def transition(obs: Array, action: Array, push: Push) -> Outcome:
         mean, rest = outline(obs, action)
@@ -374,7 +366,7 @@ def trace_mean(
     Returns:
       the score, and stds of the H + K steps.
     """
-    outline, complete = _stages(model, model_state)
+    outline, complete = stages(model, model_state)
 
     def transition(obs: Array, action: Array, unused: Any) -> Outcome:
         del unused
@@ -387,25 +379,6 @@ def trace_mean(
     )
     # All steps at once: a second opinion is small work many times over.
     return score, _stds(jax.vmap(complete)(*kept))
-
-
-def _stages(
-    model: DynamicsModel, state: PyTree
-) -> tuple[Callable[..., tuple[Array, PyTree]], Callable[..., Prediction]]:
-    """`outline` and `complete` of a `StagedModel`; others say all they have at once."""
-    if hasattr(model, "complete"):
-        staged = cast(StagedModel, model)
-        return partial(staged.outline, state), partial(staged.complete, state)
-
-    def outline(obs: Array, action: Array) -> tuple[Array, Prediction]:
-        prediction = model.predict(state, obs, action)
-        return prediction.mean, prediction
-
-    def complete(obs: Array, action: Array, prediction: Prediction) -> Prediction:
-        del obs, action
-        return prediction
-
-    return outline, complete
 
 
 def _stds(prediction: Prediction) -> Stds:

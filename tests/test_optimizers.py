@@ -829,10 +829,15 @@ def test_the_foremost_is_the_first_of_a_sort():
     keys = rng.integers(0, 3, (2, 200, 12, 4)).astype(np.float32)
     keys[0, keys[0] == 2.0] = np.inf
     keys[1, :20] = np.inf
+    keys[:, 20:40] -= 1.0
+    keys[:, 40:60][keys[:, 40:60] == 0.0] = -np.inf
+    keys[:, 60:80][keys[:, 60:80] == 0.0] = np.nan
+    keys[1, 80:90] = np.nan
     found = jax.vmap(gaussian.foremost)(*jnp.asarray(keys))
     for trial, row in enumerate(np.asarray(found)):
         for column, index in enumerate(row):
             pair = keys[:, trial, :, column]
+            pair = np.where(np.isnan(pair), np.inf, pair)
             assert index == np.lexsort((pair[0], pair[1]))[0]
 
 
@@ -840,7 +845,7 @@ def test_the_foremost_is_the_first_of_a_sort():
     ("optimizer", "expected"),
     [
         (CEM(1, CEMConfig(num_elites=9, num_samples=33)), 33),
-        (ICEM(1, ICEMConfig(num_elites=9, num_samples=33), 2), 17),
+        (ICEM(1, ICEMConfig(num_elites=9, num_samples=33), 2), 18),
         # 35 agents against 3 adversaries; 3 known, 24 corners and 16 fresh against 2.
         (MinMax(1, 3, MinMaxConfig()), 105),
         (MinMax(1, 3, MinMaxConfig(num_samples_y=40), 2), 67),
@@ -848,3 +853,24 @@ def test_the_foremost_is_the_first_of_a_sort():
 )
 def test_the_batch_of_a_search(optimizer, expected):
     assert optimizer.batch_size == expected
+
+
+def test_every_refit_of_a_game_has_draws_of_its_own():
+    player = MinMax(1, 2, MinMaxConfig(horizon=6, num_iter_x=3, num_iter_y=2))
+    c = player.config
+    ys, xs = player._draws(KEY)
+    final, *rounds = jax.random.split(KEY, c.iterations + 1)
+    steps = [jax.random.split(key) for key in rounds]
+    expected = {
+        "y": ([*(step[0] for step in steps), final], c.num_iter_y, c.num_samples_y, 2),
+        "x": ([step[1] for step in steps], c.num_iter_x, c.num_samples_x, 1),
+    }
+    for draws, (keys, refits, rows, dim) in zip(
+        (ys, xs), expected.values(), strict=True
+    ):
+        assert draws.noise.shape == (len(keys), refits, rows, 6, dim)
+        for i, key in enumerate(keys):
+            for j, own in enumerate(jax.random.split(key, refits)):
+                noise = gaussian.coloured_noise(own, 2.0, (rows, 6, dim))
+                assert_close(draws.noise[i, j], noise)
+                assert draws.pick_key[i, j] == own

@@ -8,7 +8,7 @@ the costs count by, all passed in.
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from safex import rollout
 from safex.agents.planners import Planner, Situation
 from safex.config import MPCConfig, TerminalConfig
 from safex.constraints.rule import COST_TOLERANCE, Constraint, Rule
+from safex.models.staged import sized
 from safex.optimizers.minmax import Game, corner_signs, doubling, first_steps
 from safex.returns import horizon_threshold
 from safex.schedules import scheduled
@@ -28,7 +29,6 @@ from safex.types import (
     Metrics,
     Prediction,
     PyTree,
-    SizedModel,
     Transition,
 )
 
@@ -413,10 +413,11 @@ class MPCAgent:
 
     @property
     def _searched(self) -> DynamicsModel:
-        """The model as the optimizer asks it, if both say of how much at once."""
-        if not (hasattr(self.model, "sized") and hasattr(self.optimizer, "batch_size")):
+        """The model, told how many inputs a search asks it of at once, if that does."""
+        if not hasattr(self.optimizer, "batch_size"):
             return self.model
-        return cast(SizedModel, self.model).sized(self.optimizer.batch_size)
+        particles = getattr(self.planner, "particles", 1)
+        return sized(self.model, self.optimizer.batch_size * particles)
 
     def test_rows(self, data: Dataset) -> Array:
         """`[capacity]` bool: rows that the model neither trained nor calibrated on."""

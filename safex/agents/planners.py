@@ -215,14 +215,17 @@ class _Sampled(_Rollouts):
         """The watch over the backup pushes by those of its plan."""
         return "plan"
 
+    @property
+    def particles(self) -> int:
+        """Rollouts of a candidate; without noise all particles are the same one."""
+        return 1 if self.sampling_mode == "MEAN" else self.num_particles
+
     def _noise(self, key: Array, env: Environment, model: DynamicsModel) -> Noise:
         """Leaves `[P, H + K, ...]`."""
-        # Without noise all particles are the same rollout.
-        particles = 1 if self.sampling_mode == "MEAN" else self.num_particles
         return rollout.draw_noise(
             key,
             self.sampling_mode,
-            particles,
+            self.particles,
             self.span,
             env.obs_dim,
             model.num_members,

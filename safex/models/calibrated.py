@@ -25,6 +25,7 @@ from safex.models import novelty
 from safex.models.calibration import calibrated, fit_scale, fit_stretch
 from safex.models.normalizer import fit_normalizer
 from safex.models.novelty import NoveltyState
+from safex.models.staged import sized, with_field
 from safex.models.training import Split, first_rows, split_rows
 from safex.types import Array, Dataset, Metrics, Prediction, PyTree
 
@@ -121,9 +122,7 @@ class CalibratedModel:
 
     def sized(self, batch_size: int) -> Self:
         """The same model for a planner that asks it of so many inputs at once."""
-        if not hasattr(self.base, "sized"):
-            return self
-        return dataclasses.replace(self, base=self.base.sized(batch_size))
+        return with_field(self, "base", sized(self.base, batch_size))
 
     def init(self, key: Array) -> CalibratedState:
         """A raw model that has seen nothing, scale 1."""

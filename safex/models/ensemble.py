@@ -25,6 +25,7 @@ from safex.models.networks import (
     weight_prior,
 )
 from safex.models.normalizer import Normalizer, identity_normalizer
+from safex.models.staged import with_field
 from safex.models.training import (
     Normalized,
     Split,
@@ -71,11 +72,11 @@ class Ensemble:
     action_dim: int
     config: EnsembleConfig
     noise: FixedNoise | LearnedNoise
-    together: bool = False
+    together: bool = dataclasses.field(default=False, kw_only=True)
 
     def sized(self, batch_size: int) -> Self:
         """The same ensemble for `moments` of so many inputs at once."""
-        return dataclasses.replace(self, together=batch_size <= _FEW_INPUTS)
+        return with_field(self, "together", batch_size <= _FEW_INPUTS)
 
     @property
     def num_members(self) -> int:

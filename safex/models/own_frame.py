@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from safex.models.calibrated import CalibratedModel
+from safex.models.staged import sized, stages, with_field
 from safex.types import Array, Dataset, Metrics, Prediction, PyTree
 
 
@@ -58,7 +59,7 @@ class OwnFrameModel:
 
     def sized(self, batch_size: int) -> Self:
         """The same model for a planner that asks it of so many inputs at once."""
-        return dataclasses.replace(self, model=self.model.sized(batch_size))
+        return with_field(self, "model", sized(self.model, batch_size))
 
     def init(self, key: Array) -> PyTree:
         """A model that has seen nothing."""
@@ -74,12 +75,13 @@ class OwnFrameModel:
 
     def predict(self, state: PyTree, obs: Array, action: Array) -> Prediction:
         """Predicts one next observation, `[D], [A] -> Prediction`."""
-        return self.complete(state, obs, action, self.outline(state, obs, action)[1])
+        seen = self.env.to_frame(obs, obs)
+        return self._placed(obs, self.model.predict(state, seen, action))
 
     def outline(self, state: PyTree, obs: Array, action: Array) -> tuple[Array, PyTree]:
         """The mean `[D]`, and what the model inside left for `complete`."""
         seen = self.env.to_frame(obs, obs)
-        mean, outline = self.model.outline(state, seen, action)
+        mean, outline = stages(self.model, state)[0](seen, action)
         return self.env.from_frame(obs, mean), outline
 
     def complete(
@@ -87,7 +89,7 @@ class OwnFrameModel:
     ) -> Prediction:
         """What `predict` says, given `outline`."""
         seen = self.env.to_frame(obs, obs)
-        prediction = self.model.complete(state, seen, action, outline)
+        prediction = stages(self.model, state)[1](seen, action, outline)
         return self._placed(obs, prediction)
 
     def member(

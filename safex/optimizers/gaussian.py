@@ -121,11 +121,12 @@ def safest(score: Score) -> Array:
 def foremost(*keys: Array) -> Array:
     """`jnp.lexsort(keys)[0]` along the first axis of keys `[N, ...]`, without a sort.
 
-    The last key counts first, the lower index between equals; no key may be NaN. A sort
-    takes longer to compile than a rollout.
+    The last key counts first, the lower index between equals, NaN as much as infinity.
+    A sort takes longer to compile than a rollout.
     """
     among = jnp.ones(keys[0].shape, bool)
     for key in reversed(keys):
+        key = jnp.where(jnp.isnan(key), jnp.inf, key)  # noqa: PLW2901
         least = jnp.min(jnp.where(among, key, jnp.inf), axis=0, keepdims=True)
         among = among & (key == least)
     return jnp.argmax(among, axis=0)

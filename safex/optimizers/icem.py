@@ -51,7 +51,8 @@ class ICEM:
     @property
     def batch_size(self) -> int:
         """Candidates that a device scores at once."""
-        return -(-self.config.num_samples // self.num_devices)
+        rows = self.config.num_samples + self.config.num_kept
+        return -(-rows // self.num_devices)
 
     def init(self, key: Array) -> ICEMState:
         """Starts from zero sequences."""

@@ -119,9 +119,9 @@ class MinMax:
 
     @property
     def batch_size(self) -> int:
-        """Pairs of agent and adversary that a device scores at once, at most.
+        """Pairs of agent and adversary that a device scores at once in a step.
 
-        But for the verification's, of which there is one.
+        The verification, of which there is one, and climbers by gradient may be more.
         """
         c = self.config
         x_step = (c.num_samples_x + 1 + c.num_fixed_elites_x) * c.num_fixed_elites_y
@@ -233,9 +233,9 @@ class MinMax:
             each = jax.vmap(partial(jax.random.split, num=num_iter))(keys)
             shape = (num_samples, c.horizon, dim)
             one = partial(draw, exponent=exponent, shape=shape)
-            draws = jax.vmap(one)(each.reshape(-1))
+            draws = jax.vmap(one)(each.reshape(-1, *key.shape))
             return jax.tree.map(
-                lambda leaf: leaf.reshape(*each.shape, *leaf.shape[1:]), draws
+                lambda leaf: leaf.reshape(len(keys), num_iter, *leaf.shape[1:]), draws
             )
 
         return (
@@ -385,8 +385,10 @@ class MinMax:
         numbers = (len(adversaries), len(agents.candidates.actions))
         which_y, which_x = jnp.divmod(jnp.arange(numbers[0] * numbers[1]), numbers[1])
 
-        pairs = agents.pair(which_x, adversaries[which_y])
-        rows = mapped(game.attacked, self.num_devices)(*pairs)
+        def play(y: Array, x: Array) -> tuple[Array, Array]:
+            return game.attacked(*agents.pair(x, adversaries[y]))
+
+        rows = mapped(play, self.num_devices)(which_y, which_x)
         harm = (leaf.reshape(*numbers, *leaf.shape[1:]) for leaf in rows)
         return _Attack.of(adversaries, *harm)
 

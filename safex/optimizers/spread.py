@@ -21,7 +21,7 @@ def mapped(function: Callable[..., Any], num_devices: int) -> Callable[..., PyTr
     they need.
 
     Args:
-      function: of one row, a pytree each; returns a pytree of scalars and vectors.
+      function: of one row, returns a pytree of scalars and vectors.
       num_devices: local devices that take part; 1 is plain `vmap`, and all that is
         possible inside a program that is itself spread over devices.
 
@@ -37,18 +37,18 @@ def mapped(function: Callable[..., Any], num_devices: int) -> Callable[..., PyTr
         )
     mesh = _mesh(num_devices)
 
-    def spread(*arguments: PyTree) -> PyTree:
-        rows = jax.tree.leaves(arguments)[0].shape[0]
+    def spread(*arguments: Array) -> PyTree:
+        rows = arguments[0].shape[0]
         share = -(-rows // num_devices)
 
-        def own(*arguments: PyTree) -> Array:
+        def own(*arguments: Array) -> Array:
             first = jax.lax.axis_index("candidate") * share
-
-            def of(leaf: Array) -> Array:
-                padded = _pad(leaf, share * num_devices)
-                return jax.lax.dynamic_slice_in_dim(padded, first, share)
-
-            mine = jax.tree.map(of, arguments)
+            mine = [
+                jax.lax.dynamic_slice_in_dim(
+                    _pad(leaf, share * num_devices), first, share
+                )
+                for leaf in arguments
+            ]
             leaves = jax.tree.leaves(jax.vmap(function)(*mine))
             # One exchange is much cheaper than one for each leaf.
             flat = jnp.concatenate([leaf.reshape(share, -1) for leaf in leaves], 1)
@@ -58,8 +58,7 @@ def mapped(function: Callable[..., Any], num_devices: int) -> Callable[..., PyTr
         gathered = jax.shard_map(
             own, mesh=mesh, in_specs=everywhere, out_specs=everywhere, check_vma=False
         )(*arguments)
-        one = jax.tree.map(lambda leaf: leaf[0], arguments)
-        outputs = jax.eval_shape(function, *one)
+        outputs = jax.eval_shape(function, *(leaf[0] for leaf in arguments))
         leaves, structure = jax.tree.flatten(outputs)
         ends = list(itertools.accumulate(math.prod(leaf.shape) for leaf in leaves))
         columns = jnp.split(gathered[:rows], ends[:-1], axis=1)
