@@ -122,7 +122,7 @@ def foremost(*keys: Array) -> Array:
     """`jnp.lexsort(keys)[0]` along the first axis of keys `[N, ...]`, without a sort.
 
     The last key counts first, the lower index between equals, NaN as much as infinity.
-    A sort takes longer to compile than a rollout.
+    A sort has several times its kernels to compile.
     """
     among = jnp.ones(keys[0].shape, bool)
     for key in reversed(keys):

@@ -214,7 +214,7 @@ class MinMax:
     def _draws(self, key: Array) -> tuple[_Draws, _Draws]:
         """Of each y-step, the last one being the verification's, and of each x-step.
 
-        All at once: every place that draws takes longer to compile than a rollout.
+        All at once, since every place that draws has to be compiled.
         """
         c = self.config
         final_key, *keys = jax.random.split(key, c.iterations + 1)
