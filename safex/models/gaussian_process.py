@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from safex.config import CalibrationConfig, GaussianProcessConfig
 from safex.errors import SafexError
@@ -277,6 +276,9 @@ class GaussianProcess:
         part = jnp.argsort(order)[:size]
         x, y, mask = x[part], y[part], mask[part]
         count = jnp.maximum(mask.sum(), 1)
+        # A fit needs it, and what only plays an agent does not: a tenth of a second.
+        import optax  # noqa: PLC0415
+
         schedule = optax.cosine_decay_schedule(
             config.lr_rate, config.num_training_steps, alpha=0.05
         )

@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from safex.types import Array
 
@@ -191,6 +190,9 @@ def _amplitude(length: Array, noise: Array, x: Array, y: Array, counts: Array) -
 def _fit_kernel(x: Array, y: Array, counts: Array) -> tuple[Array, Array]:
     """Length scales `[I]` and noise share `[]` by Adam on the marginal likelihood."""
     start = (jnp.full(x.shape[1], _LOG_LENGTH_MEAN), jnp.log(1e-2))
+    # A fit needs it, and what only plays an agent does not: a tenth of a second.
+    import optax  # noqa: PLC0415
+
     optimizer = optax.adam(0.1)
 
     def step(carry: tuple, _: None) -> tuple[tuple, None]:

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from safex.config import NetworkConfig
 from safex.models.normalizer import Normalizer, fit_normalizer
@@ -115,6 +114,9 @@ def train_minibatches(
     """
     num_blocks = -(-config.num_training_steps // config.eval_frequency)
     num_steps = num_blocks * config.eval_frequency
+    # A fit needs it, and what only plays an agent does not: a tenth of a second.
+    import optax  # noqa: PLC0415
+
     schedule = optax.cosine_decay_schedule(config.lr_rate, num_steps, alpha=0.05)
     optimizer = optax.adam(schedule)
     train_rows = jnp.argsort(~split.train, stable=True)
