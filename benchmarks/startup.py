@@ -22,8 +22,8 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parents[1]
 LAUNCHER = str(ROOT / "experiments" / "launcher_pendulum.py")
 DECISION = """
-from experiments.runtime import set_up_jax
 import jax, jax.numpy as jnp
+from experiments.runtime import set_up_jax
 set_up_jax()
 from benchmarks.plan import minmax_agent
 agent = minmax_agent(1)

@@ -13,6 +13,7 @@ from safex.config import MinMaxConfig
 from safex.constraints.feasible_first import FeasibleFirst
 from safex.constraints.rule import constrain
 from safex.envs.pendulum import Pendulum
+from safex.optimizers.gaussian import take
 from safex.optimizers.minmax import MinMax
 from safex.types import Prediction, Score
 from tests.helpers import assert_close, game_of
@@ -52,7 +53,7 @@ def attack(game=GAME, y_dim=Y, **settings):
     @jit
     def run(key):
         agents = jnp.stack([jnp.zeros((H, 1)), jnp.full((H, 1), 0.5)])
-        draws = jax.tree.map(lambda leaf: leaf[0], player._draws(key)[0])
+        draws = take(player._draws(key)[0], 0)
         state, looked_at = player.init(key), player._agents(game, agents)
         return player._y_step(draws, state, looked_at, game)
 
@@ -161,7 +162,7 @@ def test_it_climbs_through_a_model_and_the_projection():
     def worst(player):
         def run(key):
             looked_at = player._agents(game, agents)
-            draws = jax.tree.map(lambda leaf: leaf[0], player._draws(key)[0])
+            draws = take(player._draws(key)[0], 0)
             return player._y_step(draws, player.init(key), looked_at, game)[1]
 
         return jit(run)(KEY).margin.max()

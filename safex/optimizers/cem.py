@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from safex.config import CEMConfig
 from safex.constraints.rule import Constraint
 from safex.optimizers import gaussian
+from safex.optimizers.spread import share
 from safex.types import Array, Metrics, Plan, Score
 
 
@@ -43,7 +44,7 @@ class CEM:
     @property
     def batch_size(self) -> int:
         """Candidates that a device scores at once."""
-        return -(-self.config.num_samples // self.num_devices)
+        return share(self.config.num_samples, self.num_devices)
 
     def init(self, key: Array) -> CEMState:
         """Starts from the zero sequence."""

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,8 @@ import numpy as np
 from safex.constraints.rule import Constraint, total_margin
 from safex.optimizers.spread import mapped
 from safex.types import Array, Metrics, Plan, Score
+
+_Rows = TypeVar("_Rows")
 
 
 class Candidates(NamedTuple):
@@ -80,9 +82,9 @@ def _coloured_basis(exponent: float, horizon: int) -> np.ndarray:
     return (basis / np.sqrt((basis**2).sum(axis=0))).astype(np.float32)
 
 
-def take(candidates: Candidates, index: Array) -> Candidates:
-    """Rows of a set of candidates."""
-    return jax.tree.map(lambda leaf: leaf[index], candidates)
+def take(rows: _Rows, index: Array | slice | int) -> _Rows:
+    """Some rows of a set of candidates, or of any other tree."""
+    return jax.tree.map(lambda leaf: leaf[index], rows)
 
 
 def join(*parts: Candidates) -> Candidates:
@@ -125,8 +127,7 @@ def foremost(*keys: Array) -> Array:
     A sort has several times its kernels to compile.
     """
     among = jnp.ones(keys[0].shape, bool)
-    for key in reversed(keys):
-        key = jnp.where(jnp.isnan(key), jnp.inf, key)  # noqa: PLW2901
+    for key in (jnp.where(jnp.isnan(key), jnp.inf, key) for key in reversed(keys)):
         least = jnp.min(jnp.where(among, key, jnp.inf), axis=0, keepdims=True)
         among = among & (key == least)
     return jnp.argmax(among, axis=0)
@@ -173,7 +174,7 @@ def search_info(
 
 def to_plan(incumbent: Incumbent, constraint: Constraint) -> Plan:
     """The best candidate, with the safest one beside it."""
-    best = jax.tree.map(lambda leaf: leaf[0], incumbent.best)
+    best = take(incumbent.best, 0)
     return Plan(
         actions=best.actions,
         value=best.score.value,

@@ -15,6 +15,7 @@ import numpy as np
 from safex.config import ICEMConfig
 from safex.constraints.rule import Constraint
 from safex.optimizers import gaussian
+from safex.optimizers.spread import share
 from safex.types import Array, Metrics, Plan, Score
 
 
@@ -52,7 +53,7 @@ class ICEM:
     def batch_size(self) -> int:
         """Candidates that a device scores at once."""
         rows = self.config.num_samples + self.config.num_kept
-        return -(-rows // self.num_devices)
+        return share(rows, self.num_devices)
 
     def init(self, key: Array) -> ICEMState:
         """Starts from zero sequences."""

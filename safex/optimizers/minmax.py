@@ -20,7 +20,7 @@ from safex.config import MinMaxConfig
 from safex.constraints.rule import Constraint, total_margin
 from safex.optimizers import gaussian
 from safex.optimizers.gaussian import Candidates
-from safex.optimizers.spread import mapped
+from safex.optimizers.spread import mapped, share
 from safex.types import Array, Metrics, Plan, PyTree, Score
 
 # All sign patterns up to this many adversary dimensions (16 sequences), axes beyond.
@@ -53,8 +53,7 @@ class _Agents(NamedTuple):
 
     def pair(self, x: Array, y: Array) -> tuple[Array, Array, PyTree]:
         """What `Game.attacked` takes of agent number `x` under adversary `y`."""
-        known = jax.tree.map(lambda leaf: leaf[x], self.known)
-        return self.candidates.actions[x], y, known
+        return self.candidates.actions[x], y, gaussian.take(self.known, x)
 
 
 class MinMaxState(NamedTuple):
@@ -128,7 +127,8 @@ class MinMax:
         adversaries = c.num_fixed_elites_y + c.num_samples_y
         if c.corners:
             adversaries += len(self._corners())
-        return -(-max(x_step, adversaries * c.num_fixed_elites_x) // self.num_devices)
+        rows = max(x_step, adversaries * c.num_fixed_elites_x)
+        return share(rows, self.num_devices)
 
     def init(self, key: Array) -> MinMaxState:
         """Zero agents; adversaries at random corners, so that none is idle."""
@@ -185,12 +185,8 @@ class MinMax:
             return state, (info, safest)
 
         y_draws, x_draws = self._draws(key)
-        last, before = (
-            jax.tree.map(lambda leaf, rows=rows: leaf[rows], y_draws)
-            for rows in (-1, slice(c.iterations))
-        )
         stds = c.init_std_x * c.std_decay ** jnp.arange(c.iterations)
-        inputs = (before, x_draws, stds)
+        inputs = (gaussian.take(y_draws, slice(-1)), x_draws, stds)
         state, (info, safest) = jax.lax.scan(iterate, state, inputs)
 
         finalists = jnp.concatenate([state.x_elites, state.x_mean[None], safest[-1:]])
@@ -198,6 +194,7 @@ class MinMax:
         if c.verify:
             # The adversaries of this attack stay in the archive, so that the next
             # decision starts from what beat this one.
+            last = gaussian.take(y_draws, -1)
             state, attack = self._y_step(last, state, agents, objective)
         else:
             attack = self._attack(objective, agents, state.archive)
@@ -265,13 +262,10 @@ class MinMax:
 
         # The first samples share a batch with those that are known.
         mean, std = state.y_mean, jnp.full_like(state.y_mean, c.init_std_y)
-        first, others = (
-            jax.tree.map(lambda leaf, rows=rows: leaf[rows], draws)
-            for rows in (0, slice(1, None))
-        )
+        first, others = gaussian.take(draws, 0), gaussian.take(draws, slice(1, None))
         pushes = jnp.concatenate([known, samples(mean, std, first.noise)])
         attack = self._attack(game, agents, pushes)
-        known_attack = jax.tree.map(lambda leaf: leaf[: known.shape[0]], attack)
+        known_attack = gaussian.take(attack, slice(known.shape[0]))
         mean, std = refit(mean, std, first.pick_key, attack)
 
         def again(
@@ -354,8 +348,7 @@ class MinMax:
 
         start = (state.x_mean, jnp.full_like(state.x_mean, std), state.x_elites)
         (mean, _, kept), candidates = jax.lax.scan(refit, start, (draws, widths))
-        last = jax.tree.map(lambda leaf: leaf[-1], candidates)
-        return state._replace(x_mean=mean, x_elites=kept), last
+        return state._replace(x_mean=mean, x_elites=kept), gaussian.take(candidates, -1)
 
     def _withstand(self, game: Game, agents: Array, archive: Array) -> Candidates:
         """Agents `[N, H, X]` scored against the archive."""

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from safex.config import MPPIConfig
 from safex.constraints.rule import Constraint
 from safex.optimizers import gaussian
+from safex.optimizers.spread import share
 from safex.types import Array, Metrics, Plan, Score
 
 
@@ -51,7 +52,7 @@ class MPPI:
     @property
     def batch_size(self) -> int:
         """Candidates that a device scores at once."""
-        return -(-self.config.num_samples // self.num_devices)
+        return share(self.config.num_samples, self.num_devices)
 
     def init(self, key: Array) -> MPPIState:
         """Starts from the zero sequence."""

@@ -39,19 +39,19 @@ def mapped(function: Callable[..., Any], num_devices: int) -> Callable[..., PyTr
 
     def spread(*arguments: Array) -> PyTree:
         rows = arguments[0].shape[0]
-        share = -(-rows // num_devices)
+        count = share(rows, num_devices)
 
         def own(*arguments: Array) -> Array:
-            first = jax.lax.axis_index("candidate") * share
+            first = jax.lax.axis_index("candidate") * count
             mine = [
                 jax.lax.dynamic_slice_in_dim(
-                    _pad(leaf, share * num_devices), first, share
+                    _pad(leaf, count * num_devices), first, count
                 )
                 for leaf in arguments
             ]
             leaves = jax.tree.leaves(jax.vmap(function)(*mine))
             # One exchange is much cheaper than one for each leaf.
-            flat = jnp.concatenate([leaf.reshape(share, -1) for leaf in leaves], 1)
+            flat = jnp.concatenate([leaf.reshape(count, -1) for leaf in leaves], 1)
             return jax.lax.all_gather(flat, "candidate", axis=0, tiled=True)
 
         everywhere = PartitionSpec()
@@ -71,6 +71,11 @@ def mapped(function: Callable[..., Any], num_devices: int) -> Callable[..., PyTr
         )
 
     return spread
+
+
+def share(rows: int, num_devices: int) -> int:
+    """Rows that each of some devices computes, the last one's padded."""
+    return -(-rows // num_devices)
 
 
 def replicate(tree: PyTree, num_devices: int) -> PyTree:
