@@ -206,6 +206,7 @@ class CVPOConfig(OffPolicyConfig):
         asks for more is called infeasible.
       mstep_kl_mean: KL that a change of the means may make from the old policy [nat].
       mstep_kl_std: the same for a change of the stds [nat].
+      mstep_lr_rate: learning rate of Adam on the logarithms of the two KLs' prices.
       num_msteps: gradient steps of the actor per minibatch.
       old_policy_period: updates between two moves of the old policy.
       old_policy_tau: share of the actor that the old policy takes over in a move.
@@ -220,6 +221,7 @@ class CVPOConfig(OffPolicyConfig):
     max_multiplier: float = 100.0
     mstep_kl_mean: float = 0.005
     mstep_kl_std: float = 0.0005
+    mstep_lr_rate: float = 0.01
     num_msteps: int = 1
     old_policy_period: int = 100
     old_policy_tau: float = 1.0
@@ -234,7 +236,7 @@ class CVPOConfig(OffPolicyConfig):
         """
         super().__post_init__()
         positive = ("estep_kl", "max_multiplier", "mstep_kl_mean", "mstep_kl_std")
-        require_positive(self, (*positive, "min_std"))
+        require_positive(self, (*positive, "mstep_lr_rate", "min_std"))
         if self.threshold not in ("measured", "even"):
             raise ValueError(
                 f"threshold must be measured or even, got {self.threshold!r}"
@@ -272,6 +274,7 @@ OFF_POLICY_PRESETS: Mapping[str, tuple[str, OffPolicyConfig]] = MappingProxyType
                 num_critics=1,
                 tau=0.05,
                 max_multiplier=20.0,
+                mstep_lr_rate=0.1,
                 old_policy_period=500,
             ),
         ),
@@ -286,6 +289,7 @@ OFF_POLICY_PRESETS: Mapping[str, tuple[str, OffPolicyConfig]] = MappingProxyType
                 num_critics=1,
                 tau=0.05,
                 max_multiplier=20.0,
+                mstep_lr_rate=0.1,
                 old_policy_period=2000,
             ),
         ),

@@ -2,7 +2,7 @@
 
 Liu et al. 2022, arXiv 2201.11927, Alg. 1. The E-step is in `dual.py`; the M-step is
 MPO's with the KLs of mean and covariance apart (Abdolmaleki et al. 2018,
-arXiv 1812.02256, Sec. 4.2.1), solved for the moments in closed form.
+arXiv 1812.02256, Sec. 4.2.1).
 """
 
 import dataclasses
@@ -20,12 +20,10 @@ from safex.config import CVPOConfig
 from safex.replay import newest_obs
 from safex.types import Array, Metrics, PyTree, Replay
 
-# Further out (0.995 of the box) samples are nearly one action, and the M-step takes
+# Further out (0.96 of the box) samples are nearly the same action, and the M-step takes
 # them for it. Their weights would say nothing, yet draw the mean on and on, to where no
 # sample of it is another action and nothing can bring it back.
-_SATURATED = 3.0
-# Of an interval of shares: to a millionth.
-_HALVINGS = 20
+_SATURATED = 2.0
 
 
 class CVPOState(NamedTuple):
@@ -35,6 +33,8 @@ class CVPOState(NamedTuple):
       params: of the actor.
       old: of the policy that actions are drawn from and KLs are measured from.
       opt_state: of the actor.
+      log_prices: `[2]` logarithm of the prices of the two KLs, mean and std.
+      prices_opt_state: of them.
       dual: of the last E-step, where the next one starts.
       measured: what the threshold is made from.
     """
@@ -42,6 +42,8 @@ class CVPOState(NamedTuple):
     params: PyTree
     old: PyTree
     opt_state: PyTree
+    log_prices: Array
+    prices_opt_state: PyTree
     dual: Dual
     measured: Measured
 
@@ -64,65 +66,24 @@ def std_kl(old: Moments, new: Moments) -> Array:
     return (0.5 * (ratio - 1.0 - jnp.log(ratio))).sum(-1).mean()
 
 
-def likeliest(
-    weights: Array, samples: Array, old: Moments, kl_of_means: float, kl_of_stds: float
-) -> Moments:
-    """The moments that weighted samples are likeliest under, within two trust regions.
-
-        max  mean_s E_w[log N(u; mu, S_old) + log N(u; mu_old, S)]
-        s.t. mean_kl <= kl_of_means,  std_kl <= kl_of_stds
+def weighted_nll(weights: Array, samples: Array, old: Moments, new: Moments) -> Array:
+    """`-mean_s E_w[log N(u; mu, S_old) + log N(u; mu_old, S)]`, but for a constant.
 
     The mean is fitted under the old stds and the stds around the old mean, so that
-    neither hides behind the other. At a price p of its KL either has its best where
-    `p / (1 + p)` of it is the old and the rest the weighted moment of the samples, at
-    all observations alike; that share is what the limit fixes. The tanh behind the
-    Gaussian changes a sample's log density by what no moment moves.
+    neither hides behind the other. Both depend on the samples through two weighted
+    moments alone. The tanh behind the Gaussian changes a sample's log density by what
+    no parameter moves.
 
     Args:
       weights: `[B, N]`.
       samples: `[B, N, A]` before the tanh.
       old: moments that they were drawn with.
-      kl_of_means: limit of `mean_kl` [nat].
-      kl_of_stds: limit of `std_kl` [nat].
+      new: moments to fit.
     """
     first = jnp.einsum("bn,bna->ba", weights, samples)
     second = jnp.einsum("bn,bna->ba", weights, (samples - old.mean[:, None]) ** 2)
-
-    def mean(share: Array | float) -> Array:
-        return old.mean + share * (first - old.mean)
-
-    def std(share: Array | float) -> Array:
-        return jnp.sqrt(old.std**2 + share * (second - old.std**2))
-
-    def allowed(share: Array | float) -> Array:
-        # Not a number, where a second moment is 0, is not allowed either.
-        return std_kl(old, Moments(old.mean, std(share))) <= kl_of_stds
-
-    def halve(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
-        low, high = ends
-        middle = (low + high) / 2
-        inside = allowed(middle)
-        return jnp.where(inside, middle, low), jnp.where(inside, high, middle)
-
-    # The KL of the means is a square of the share, that of the stds rises with it.
-    whole = mean_kl(old, Moments(mean(1.0), old.std))
-    of_means = jnp.sqrt(kl_of_means / jnp.maximum(whole, kl_of_means))
-    ends = jnp.zeros_like(whole), jnp.ones_like(whole)
-    of_stds, _ = jax.lax.fori_loop(0, _HALVINGS, halve, ends)
-    of_stds = jnp.where(allowed(1.0), 1.0, of_stds)
-    return Moments(mean(of_means), std(of_stds))
-
-
-def distance(old: Moments, goal: Moments, new: Moments) -> Array:
-    """What the actor makes small: least at the goal, in stds of the old policy.
-
-    Args:
-      old: moments that the goal was measured from.
-      goal: where to.
-      new: the actor's.
-    """
-    mean_term = 0.5 * ((new.mean - goal.mean) / old.std) ** 2
-    std_term = 0.5 * (goal.std / new.std) ** 2 + jnp.log(new.std)
+    mean_term = 0.5 * ((new.mean - first) / old.std) ** 2
+    std_term = 0.5 * second / new.std**2 + jnp.log(new.std)
     return (mean_term + std_term).sum(-1).mean()
 
 
@@ -150,10 +111,13 @@ class VariationalPolicy:
     def init(self, key: Array) -> CVPOState:
         """A random actor, its own old policy."""
         params = self.actor.init(key)
+        log_prices = jnp.log(jnp.asarray([10.0, 100.0]))
         return CVPOState(
             params,
             jax.tree.map(jnp.copy, params),
             self._optimizer.init(params),
+            log_prices,
+            self._prices_optimizer.init(log_prices),
             first_guess(len(self.threshold.cost_budget)),
             self.threshold.init(),
         )
@@ -221,11 +185,9 @@ class VariationalPolicy:
         threshold = self.threshold(state.measured)
         estep = self._estep(critics, state.dual, obs, samples, threshold)
         samples = jnp.clip(jnp.moveaxis(samples, 0, 1), -_SATURATED, _SATURATED)
-        limits = self.config.mstep_kl_mean, self.config.mstep_kl_std
-        goal = likeliest(estep.weights, samples, old, *limits)
 
         def mstep(carry: CVPOState, _: None) -> tuple[CVPOState, Metrics]:
-            return self._mstep(carry, obs, old, goal)
+            return self._mstep(carry, obs, samples, estep.weights, old)
 
         state = state._replace(dual=estep.dual)
         state, metrics = jax.lax.scan(mstep, state, length=self.config.num_msteps)
@@ -257,29 +219,57 @@ class VariationalPolicy:
         )
 
     def _mstep(
-        self, state: CVPOState, obs: Array, old: Moments, goal: Moments
+        self,
+        state: CVPOState,
+        obs: Array,
+        samples: Array,
+        weights: Array,
+        old: Moments,
     ) -> tuple[CVPOState, Metrics]:
-        """One step of the actor towards the goal."""
+        """One step of the actor on the priced likelihood, and of the prices."""
+        prices = jnp.exp(state.log_prices)
 
-        def loss(params: PyTree) -> tuple[Array, Moments]:
+        def loss(params: PyTree) -> tuple[Array, tuple[Array, Moments]]:
             new = Moments(*self.actor.moments(params, obs))
-            return distance(old, goal, new), new
+            kls = jnp.stack([mean_kl(old, new), std_kl(old, new)])
+            nll = weighted_nll(weights, samples, old, new)
+            return nll + prices @ kls, (kls, new)
 
         grad = jax.value_and_grad(loss, has_aux=True)
-        (value, new), grads = grad(state.params)
+        (value, (kls, new)), grads = grad(state.params)
         updates, opt_state = self._optimizer.update(grads, state.opt_state)
         params = optax.apply_updates(state.params, updates)
+        limits = jnp.asarray([self.config.mstep_kl_mean, self.config.mstep_kl_std])
+        # A KL above its limit raises its price.
+        updates, prices_opt_state = self._prices_optimizer.update(
+            (limits - kls) / limits, state.prices_opt_state
+        )
+        log_prices = optax.apply_updates(state.log_prices, updates)
+        # Fallen without end while a KL was 0, a price would take long to return.
+        log_prices = jnp.clip(log_prices, -7.0, 14.0)
+        state = state._replace(
+            params=params,
+            opt_state=opt_state,
+            log_prices=log_prices,
+            prices_opt_state=prices_opt_state,
+        )
         metrics = {
             "actor/loss": value,
             "actor/std": new.std.mean(),
-            "mstep/kl_mean": mean_kl(old, new),
-            "mstep/kl_std": std_kl(old, new),
+            "mstep/kl_mean": kls[0],
+            "mstep/kl_std": kls[1],
+            "mstep/price_mean": prices[0],
+            "mstep/price_std": prices[1],
         }
-        return state._replace(params=params, opt_state=opt_state), metrics
+        return state, metrics
 
     @property
     def _optimizer(self) -> optax.GradientTransformation:
         return optax.adam(self.config.actor_lr_rate)
+
+    @property
+    def _prices_optimizer(self) -> optax.GradientTransformation:
+        return optax.adam(self.config.mstep_lr_rate)
 
 
 def _estep_metrics(estep: EStep) -> Metrics:
