@@ -2,7 +2,7 @@
 
 python benchmarks/model_free.py run                      # all; can be stopped, resumed
 python benchmarks/model_free.py run --tasks ball_circle --methods cvpo sac_lag
-python benchmarks/model_free.py run --set train.updates_per_step=0.5 --out FOLDER
+python benchmarks/model_free.py run --options train.updates_per_step=0.5 --out FOLDER
 python benchmarks/model_free.py report                   # tables of what is there
 
 `ball_circle` needs the safety suites (`make install-suites`). Each group is one call of
@@ -93,7 +93,7 @@ def run(arguments: argparse.Namespace, task: str, method: str) -> str:
         *(CVPO if method == "cvpo" else ()),
         f"job.seed={arguments.seed}",
         f"job.num_seeds_per_hparam={arguments.seeds}",
-        *arguments.set,
+        *arguments.options,
     )
     folder = folder_of(arguments, task, method)
     return run_group(f"{task}, {method}", launcher, options, folder)
@@ -144,7 +144,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "model_free")
     parser.add_argument("--seed", type=int, default=8, help="the seeds come from it")
     parser.add_argument("--seeds", type=int, default=3, help="how many a group")
-    parser.add_argument("--set", nargs="+", default=[], help="settings for all groups")
+    parser.add_argument("--options", nargs="*", default=[], help="for every launcher")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     arguments = parser.parse_args()
