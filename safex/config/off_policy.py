@@ -4,6 +4,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 from safex.config.checks import require_at_least, require_below_bound, require_positive
 from safex.config.constraints import PIDConfig
@@ -196,10 +197,13 @@ class CVPOConfig(OffPolicyConfig):
       threshold: how the budget of an episode becomes one of Q_c: `measured`, by the
         mean of Q_c and the cost of episodes, or `even`, as if cost was spent evenly
         over episodes of full length and Q_c looked at from their first step.
-      estep_newest: newest steps of the replay, of all environments, that the E-step's
-        observations come from; None is all of it. The costs are held at the states that
-        it shows: old ones within a forbidden region ask for more than any policy can
-        do there, and tell nothing of where it goes now.
+      estep_newest: newest steps of the replay, of all environments, at whose states
+        the costs are compared with their threshold; half of the E-step's observations
+        come from them. None is all of the replay. Old states within a forbidden region
+        ask for more than any policy can do there, and tell nothing of where it goes
+        now.
+      estep_share: of the way from what the old policy's actions cost to the threshold
+        that the weights of one E-step go, in (0, 1]; 1 is all of it.
       num_samples: N, actions drawn from the old policy for each observation.
       estep_kl: KL of the weights from the old policy, mean over observations [nat].
       max_multiplier: cap of the E-step's multipliers, in reward per cost; a batch that
@@ -210,23 +214,24 @@ class CVPOConfig(OffPolicyConfig):
       num_msteps: gradient steps of the actor per minibatch.
       old_policy_period: updates between two moves of the old policy.
       old_policy_tau: share of the actor that the old policy takes over in a move.
-      init_std: std of the policy before the first update, on the scale before tanh.
+      init_std: std of the policy before the first update, on the scale of actions.
       min_std: least std of the policy, on the same scale.
     """
 
     threshold: str = "measured"
     estep_newest: int | None = 10_000
+    estep_share: float = 0.1
     num_samples: int = 16
-    estep_kl: float = 0.02
+    estep_kl: float = 0.1
     max_multiplier: float = 100.0
-    mstep_kl_mean: float = 0.005
-    mstep_kl_std: float = 0.0005
+    mstep_kl_mean: float = 0.02
+    mstep_kl_std: float = 0.001
     mstep_lr_rate: float = 0.01
     num_msteps: int = 1
     old_policy_period: int = 100
     old_policy_tau: float = 1.0
-    init_std: float = 0.7
-    min_std: float = 0.01
+    init_std: float = 0.5
+    min_std: float = 0.1
 
     def __post_init__(self) -> None:
         """Refuses impossible settings.
@@ -253,27 +258,38 @@ class CVPOConfig(OffPolicyConfig):
                 f"estep_kl must be < log num_samples = "
                 f"{math.log(self.num_samples):.3g}, got {self.estep_kl}"
             )
-        if not 0.0 < self.old_policy_tau <= 1.0:
-            raise ValueError(
-                f"old_policy_tau must lie in (0, 1], got {self.old_policy_tau}"
-            )
+        for name in ("estep_share", "old_policy_tau"):
+            value = getattr(self, name)
+            if not 0.0 < value <= 1.0:
+                raise ValueError(f"{name} must lie in (0, 1], got {value}")
 
 
 # Settings named after the code that they were read in, as far as an agent has them;
 # docs/model_free.md has each number's source and what differs all the same.
+# What the sources of CVPO's presets have, and its defaults do not.
+_SOURCES: Any = {
+    "threshold": "even",
+    "estep_newest": None,
+    "estep_share": 1.0,
+    "init_std": 0.7,
+    "min_std": 0.01,
+}
+
 OFF_POLICY_PRESETS: Mapping[str, tuple[str, OffPolicyConfig]] = MappingProxyType(
     {
         "cvpo_fsrl": (
             "CVPO",
             CVPOConfig(
-                threshold="even",
-                estep_newest=None,
+                **_SOURCES,
                 cost_budget=(10.0,),
                 discount=0.97,
                 cost_discount=0.97,
                 num_critics=1,
                 tau=0.05,
+                estep_kl=0.02,
                 max_multiplier=20.0,
+                mstep_kl_mean=0.005,
+                mstep_kl_std=0.0005,
                 mstep_lr_rate=0.1,
                 old_policy_period=500,
             ),
@@ -281,14 +297,16 @@ OFF_POLICY_PRESETS: Mapping[str, tuple[str, OffPolicyConfig]] = MappingProxyType
         "cvpo_fsrl_navigation": (
             "CVPO",
             CVPOConfig(
-                threshold="even",
-                estep_newest=None,
+                **_SOURCES,
                 discount=0.995,
                 cost_discount=0.995,
                 n_step=3,
                 num_critics=1,
                 tau=0.05,
+                estep_kl=0.02,
                 max_multiplier=20.0,
+                mstep_kl_mean=0.005,
+                mstep_kl_std=0.0005,
                 mstep_lr_rate=0.1,
                 old_policy_period=2000,
             ),
@@ -296,8 +314,7 @@ OFF_POLICY_PRESETS: Mapping[str, tuple[str, OffPolicyConfig]] = MappingProxyType
         "cvpo_paper": (
             "CVPO",
             CVPOConfig(
-                threshold="even",
-                estep_newest=None,
+                **_SOURCES,
                 cost_budget=(10.0,),
                 n_step=1,
                 batch_size=300,
@@ -305,9 +322,7 @@ OFF_POLICY_PRESETS: Mapping[str, tuple[str, OffPolicyConfig]] = MappingProxyType
                 actor_lr_rate=2e-3,
                 tau=0.005,
                 num_samples=32,
-                estep_kl=0.1,
                 mstep_kl_mean=0.001,
-                mstep_kl_std=0.001,
                 num_msteps=6,
                 old_policy_period=1,
                 old_policy_tau=0.005,
@@ -316,8 +331,7 @@ OFF_POLICY_PRESETS: Mapping[str, tuple[str, OffPolicyConfig]] = MappingProxyType
         "cvpo_paper_circle": (
             "CVPO",
             CVPOConfig(
-                threshold="even",
-                estep_newest=None,
+                **_SOURCES,
                 cost_budget=(20.0,),
                 n_step=1,
                 batch_size=300,
@@ -326,9 +340,7 @@ OFF_POLICY_PRESETS: Mapping[str, tuple[str, OffPolicyConfig]] = MappingProxyType
                 critic_lr_rate=1.5e-3,
                 tau=0.005,
                 num_samples=64,
-                estep_kl=0.1,
                 mstep_kl_mean=0.001,
-                mstep_kl_std=0.001,
                 num_msteps=29,
                 old_policy_period=1,
                 old_policy_tau=0.005,

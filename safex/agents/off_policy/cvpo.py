@@ -6,6 +6,7 @@ arXiv 1812.02256, Sec. 4.2.1).
 """
 
 import dataclasses
+import math
 from typing import NamedTuple
 
 import jax
@@ -14,16 +15,16 @@ import optax
 
 from safex.agents.off_policy.critics import Critics, CriticsState
 from safex.agents.off_policy.dual import Dual, EStep, first_guess, solve_estep
-from safex.agents.off_policy.networks import GaussianActor
+from safex.agents.off_policy.networks import ClippedActor, in_box
 from safex.agents.off_policy.threshold import Measured, Threshold
 from safex.config import CVPOConfig
 from safex.replay import newest_obs
 from safex.types import Array, Metrics, PyTree, Replay
 
-# Further out (0.96 of the box) samples are nearly the same action, and the M-step takes
-# them for it. Their weights would say nothing, yet draw the mean on and on, to where no
-# sample of it is another action and nothing can bring it back.
-_SATURATED = 2.0
+# At a price a the priced likelihood is greatest 1 / (1 + a) of the way to the weighted
+# moments, so that more would hold nothing back that this does not. A price that rose
+# further would stand in the actor's way long after its KL has fallen.
+_MAX_PRICE = 100.0
 
 
 class CVPOState(NamedTuple):
@@ -49,7 +50,7 @@ class CVPOState(NamedTuple):
 
 
 class Moments(NamedTuple):
-    """A diagonal Gaussian before the tanh, `[B, A]` each."""
+    """A diagonal Gaussian before it is cut off at the box, `[B, A]` each."""
 
     mean: Array
     std: Array
@@ -71,12 +72,11 @@ def weighted_nll(weights: Array, samples: Array, old: Moments, new: Moments) -> 
 
     The mean is fitted under the old stds and the stds around the old mean, so that
     neither hides behind the other. Both depend on the samples through two weighted
-    moments alone. The tanh behind the Gaussian changes a sample's log density by what
-    no parameter moves.
+    moments alone.
 
     Args:
       weights: `[B, N]`.
-      samples: `[B, N, A]` before the tanh.
+      samples: `[B, N, A]`.
       old: moments that they were drawn with.
       new: moments to fit.
     """
@@ -89,7 +89,7 @@ def weighted_nll(weights: Array, samples: Array, old: Moments, new: Moments) -> 
 
 @dataclasses.dataclass(frozen=True)
 class VariationalPolicy:
-    """A squashed Gaussian fitted to weighted samples of its former self.
+    """A Gaussian, cut off at the box, fitted to weighted samples of its former self.
 
     Attributes:
       config: sizes of the two trust regions, learning rates.
@@ -99,7 +99,7 @@ class VariationalPolicy:
     """
 
     config: CVPOConfig
-    actor: GaussianActor
+    actor: ClippedActor
     critics: Critics
     threshold: Threshold
 
@@ -126,13 +126,13 @@ class VariationalPolicy:
         """A sample, or the action of the mean."""
         if not explore:
             return self.actor.mode(state.params, obs)
-        return self.actor.distribution(state.params, obs).sample(seed=key)
+        return self.actor.sample(key, state.params, obs)
 
     def target_action(
         self, key: Array, state: CVPOState, obs: Array
     ) -> tuple[Array, Array]:
         """A sample of the live actor; CVPO pays for no entropy."""
-        action = self.actor.distribution(state.params, obs).sample(seed=key)
+        action = self.actor.sample(key, state.params, obs)
         return action, jnp.zeros(obs.shape[0])
 
     def hear(
@@ -157,7 +157,7 @@ class VariationalPolicy:
         obs_key, act_key = jax.random.split(key)
         count = self.config.batch_size * self.config.num_samples
         obs = newest_obs(obs_key, replay, count, jnp.maximum(steps, 1))
-        action = self.actor.distribution(acted.params, obs).sample(seed=act_key)
+        action = self.actor.sample(act_key, acted.params, obs)
         value = self.critics.values(critics.target, obs, action).cost.mean(0)
         stored = replay.transitions.reward.size
         window = min(self.newest or stored, stored)
@@ -181,10 +181,12 @@ class VariationalPolicy:
         old = Moments(*self.actor.moments(state.old, obs))
         shape = (self.config.num_samples, *old.mean.shape)
         # [N, B, A] for the critics, whose rows are then blocks of one observation each.
-        samples = old.mean + old.std * jax.random.normal(key, shape)
+        # The M-step as well takes a sample beyond the box for the action that it is:
+        # the weights cannot tell them apart, and would draw the mean out without end.
+        samples = in_box(old.mean + old.std * jax.random.normal(key, shape))
         threshold = self.threshold(state.measured)
-        estep = self._estep(critics, state.dual, obs, samples, threshold)
-        samples = jnp.clip(jnp.moveaxis(samples, 0, 1), -_SATURATED, _SATURATED)
+        estep, seen = self._estep(critics, state.dual, obs, samples, threshold)
+        samples = jnp.moveaxis(samples, 0, 1)
 
         def mstep(carry: CVPOState, _: None) -> tuple[CVPOState, Metrics]:
             return self._mstep(carry, obs, samples, estep.weights, old)
@@ -195,7 +197,7 @@ class VariationalPolicy:
         turn = (count + 1) % self.config.old_policy_period == 0
         share = jnp.where(turn, self.config.old_policy_tau, 0.0)
         old_params = optax.incremental_update(state.params, state.old, share)
-        metrics |= {"estep/threshold": threshold, **_estep_metrics(estep)}
+        metrics |= {"estep/threshold": threshold, **seen, **_estep_metrics(estep)}
         return state._replace(old=old_params), metrics
 
     def _estep(
@@ -205,18 +207,30 @@ class VariationalPolicy:
         obs: Array,
         samples: Array,
         threshold: Array,
-    ) -> EStep:
-        """Weights `[B, N]` of the samples `[N, B, A]`, by the target critics."""
+    ) -> tuple[EStep, Metrics]:
+        """Weights `[B, N]` of the samples `[N, B, A]`, by the target critics.
+
+        The threshold is of the newest steps. What the batch may cost is what it does
+        now and a share of the way from what the newest do to their threshold. So it
+        hardly matters which observations the batch has by chance, and those of earlier
+        policies can be among them.
+        """
         many = jnp.broadcast_to(obs, (samples.shape[0], *obs.shape))
-        values = self.critics.values(critics.target, many, jnp.tanh(samples))
-        return solve_estep(
+        values = self.critics.values(critics.target, many, samples)
+        cost = jnp.moveaxis(values.cost, (0, 1, 2), (2, 1, 0))
+        batch = len(obs)
+        half = batch if self.newest is None else (batch + 1) // 2
+        newest = cost[:, :half].mean((1, 2))
+        bound = cost.mean((1, 2)) + self.config.estep_share * (threshold - newest)
+        estep = solve_estep(
             values.reward.T,
-            jnp.moveaxis(values.cost, (0, 1, 2), (2, 1, 0)),
-            threshold,
+            cost,
+            bound,
             self.config.estep_kl,
             self.config.max_multiplier,
             start,
         )
+        return estep, {"estep/newest": newest, "estep/bound": bound}
 
     def _mstep(
         self,
@@ -246,7 +260,7 @@ class VariationalPolicy:
         )
         log_prices = optax.apply_updates(state.log_prices, updates)
         # Fallen without end while a KL was 0, a price would take long to return.
-        log_prices = jnp.clip(log_prices, -7.0, 14.0)
+        log_prices = jnp.clip(log_prices, -7.0, math.log(_MAX_PRICE))
         state = state._replace(
             params=params,
             opt_state=opt_state,

@@ -18,7 +18,10 @@ class Policy(Protocol):
 
     @property
     def newest(self) -> int | None:
-        """Newest steps of the replay that it is improved on; None is all of it."""
+        """Steps of the replay that count as its newest.
+
+        None asks for observations of the minibatch alone.
+        """
         ...
 
     def init(self, key: Array) -> PyTree:
@@ -67,13 +70,14 @@ class Policy(Protocol):
         multiplier: Array,
         count: Array,
     ) -> tuple[PyTree, Metrics]:
-        """One step on the observations `[B, D]` of a minibatch.
+        """One step on so many observations.
 
         Args:
           key: consumed.
           state: of the policy.
           critics: after their own step on the minibatch.
-          obs: `[B, D]`.
+          obs: `[B, D]` of the minibatch; where the policy has a `newest`, the first
+            half is of the newest steps.
           multiplier: `[C]` price of the costs.
           count: `[]` int32 updates before this one.
         """
@@ -171,7 +175,9 @@ class OffPolicyLearner:
             critics, metrics = self.critics.update(critics, batch, action, bonus)
             obs = batch.obs
             if self.policy.newest is not None:
-                obs = newest_obs(obs_key, replay, c.batch_size, self.policy.newest)
+                half = (c.batch_size + 1) // 2
+                recent = newest_obs(obs_key, replay, half, self.policy.newest)
+                obs = jnp.concatenate([recent, obs[half:]])
             policy, more = self.policy.improve(
                 improve_key, policy, critics, obs, multiplier, count
             )
