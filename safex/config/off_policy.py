@@ -197,11 +197,10 @@ class CVPOConfig(OffPolicyConfig):
       threshold: how the budget of an episode becomes one of Q_c: `measured`, by the
         mean of Q_c and the cost of episodes, or `even`, as if cost was spent evenly
         over episodes of full length and Q_c looked at from their first step.
-      estep_newest: newest steps of the replay, of all environments, at whose states
-        the costs are compared with their threshold; half of the E-step's observations
-        come from them. None is all of the replay. Old states within a forbidden region
-        ask for more than any policy can do there, and tell nothing of where it goes
-        now.
+      estep_newest: newest steps of the replay, of all environments, that the E-step's
+        observations come from; None is all of it. The costs are held at the states that
+        it shows: old ones within a forbidden region ask for more than any policy can
+        do there, and tell nothing of where it goes now.
       estep_share: of the way from what the old policy's actions cost to the threshold
         that the weights of one E-step go, in (0, 1]; 1 is all of it.
       num_samples: N, actions drawn from the old policy for each observation.
@@ -225,12 +224,12 @@ class CVPOConfig(OffPolicyConfig):
     estep_kl: float = 0.1
     max_multiplier: float = 100.0
     mstep_kl_mean: float = 0.02
-    mstep_kl_std: float = 0.001
+    mstep_kl_std: float = 0.0005
     mstep_lr_rate: float = 0.01
     num_msteps: int = 1
     old_policy_period: int = 100
     old_policy_tau: float = 1.0
-    init_std: float = 0.5
+    init_std: float = 0.7
     min_std: float = 0.1
 
     def __post_init__(self) -> None:
@@ -271,7 +270,6 @@ _SOURCES: Any = {
     "threshold": "even",
     "estep_newest": None,
     "estep_share": 1.0,
-    "init_std": 0.7,
     "min_std": 0.01,
 }
 
@@ -289,7 +287,6 @@ OFF_POLICY_PRESETS: Mapping[str, tuple[str, OffPolicyConfig]] = MappingProxyType
                 estep_kl=0.02,
                 max_multiplier=20.0,
                 mstep_kl_mean=0.005,
-                mstep_kl_std=0.0005,
                 mstep_lr_rate=0.1,
                 old_policy_period=500,
             ),
@@ -306,7 +303,6 @@ OFF_POLICY_PRESETS: Mapping[str, tuple[str, OffPolicyConfig]] = MappingProxyType
                 estep_kl=0.02,
                 max_multiplier=20.0,
                 mstep_kl_mean=0.005,
-                mstep_kl_std=0.0005,
                 mstep_lr_rate=0.1,
                 old_policy_period=2000,
             ),
@@ -323,6 +319,7 @@ OFF_POLICY_PRESETS: Mapping[str, tuple[str, OffPolicyConfig]] = MappingProxyType
                 tau=0.005,
                 num_samples=32,
                 mstep_kl_mean=0.001,
+                mstep_kl_std=0.001,
                 num_msteps=6,
                 old_policy_period=1,
                 old_policy_tau=0.005,
@@ -341,6 +338,7 @@ OFF_POLICY_PRESETS: Mapping[str, tuple[str, OffPolicyConfig]] = MappingProxyType
                 tau=0.005,
                 num_samples=64,
                 mstep_kl_mean=0.001,
+                mstep_kl_std=0.001,
                 num_msteps=29,
                 old_policy_period=1,
                 old_policy_tau=0.005,

@@ -210,18 +210,14 @@ class VariationalPolicy:
     ) -> tuple[EStep, Metrics]:
         """Weights `[B, N]` of the samples `[N, B, A]`, by the target critics.
 
-        The threshold is of the newest steps. What the batch may cost is what it does
-        now and a share of the way from what the newest do to their threshold. So it
-        hardly matters which observations the batch has by chance, and those of earlier
-        policies can be among them.
+        What the batch may cost is a share of the way from what it costs now to the
+        threshold. So it hardly matters which observations it has by chance.
         """
         many = jnp.broadcast_to(obs, (samples.shape[0], *obs.shape))
         values = self.critics.values(critics.target, many, samples)
         cost = jnp.moveaxis(values.cost, (0, 1, 2), (2, 1, 0))
-        batch = len(obs)
-        half = batch if self.newest is None else (batch + 1) // 2
-        newest = cost[:, :half].mean((1, 2))
-        bound = cost.mean((1, 2)) + self.config.estep_share * (threshold - newest)
+        now = cost.mean((1, 2))
+        bound = now + self.config.estep_share * (threshold - now)
         estep = solve_estep(
             values.reward.T,
             cost,
@@ -230,7 +226,7 @@ class VariationalPolicy:
             self.config.max_multiplier,
             start,
         )
-        return estep, {"estep/newest": newest, "estep/bound": bound}
+        return estep, {"estep/now": now, "estep/bound": bound}
 
     def _mstep(
         self,

@@ -18,10 +18,7 @@ class Policy(Protocol):
 
     @property
     def newest(self) -> int | None:
-        """Steps of the replay that count as its newest.
-
-        None asks for observations of the minibatch alone.
-        """
+        """Newest steps of the replay that it is improved on; None is all of it."""
         ...
 
     def init(self, key: Array) -> PyTree:
@@ -70,14 +67,13 @@ class Policy(Protocol):
         multiplier: Array,
         count: Array,
     ) -> tuple[PyTree, Metrics]:
-        """One step on so many observations.
+        """One step on the observations `[B, D]` of a minibatch.
 
         Args:
           key: consumed.
           state: of the policy.
           critics: after their own step on the minibatch.
-          obs: `[B, D]` of the minibatch; where the policy has a `newest`, the first
-            half is of the newest steps.
+          obs: `[B, D]`.
           multiplier: `[C]` price of the costs.
           count: `[]` int32 updates before this one.
         """
@@ -175,9 +171,7 @@ class OffPolicyLearner:
             critics, metrics = self.critics.update(critics, batch, action, bonus)
             obs = batch.obs
             if self.policy.newest is not None:
-                half = (c.batch_size + 1) // 2
-                recent = newest_obs(obs_key, replay, half, self.policy.newest)
-                obs = jnp.concatenate([recent, obs[half:]])
+                obs = newest_obs(obs_key, replay, c.batch_size, self.policy.newest)
             policy, more = self.policy.improve(
                 improve_key, policy, critics, obs, multiplier, count
             )
