@@ -250,8 +250,9 @@ def test_a_budget_is_met_and_one_of_0_lowers_the_cost_alone():
 def test_a_budget_that_is_spent_early_is_met_by_what_was_measured():
     """As if it was spent evenly, the constraint would allow twice as much."""
     early = {"rounds": 60, "num_updates": 30, "task": Probe(first=5)}
-    # The newest ten rounds, so that the first means are forgotten in time.
-    budget = {"cost_budget": (BUDGET / 4,), "estep_newest": 1600}
+    # The newest ten rounds, so that the first means are forgotten in time, and longer
+    # steps, since there are 18 of them.
+    budget = {"cost_budget": (BUDGET / 4,), "estep_newest": 1600, "estep_share": 0.3}
     measured = learn(agent_of("CVPO", **budget), **early)
     # Actions that explore pay for their std as well.
     assert measured.train_cost < 1.25 * BUDGET / 4
