@@ -207,7 +207,7 @@ def test_the_policy_follows_its_weights_to_where_the_constraint_allows():
 
 
 def test_the_mean_goes_no_further_than_an_action_can_tell_and_comes_back():
-    """More is better up to the box, then less is: the mean must not have run away."""
+    """More is better without end, then less is: the mean must not have run away."""
 
     class Line:
         def values(self, params, obs, action):
@@ -230,7 +230,7 @@ def test_the_mean_goes_no_further_than_an_action_can_tell_and_comes_back():
 
     run = jax.jit(mean, static_argnums=2)
     far, most = run(policy.init(jax.random.key(2)), 1.0, 1500)
-    assert 0.8 < float(most.min()) and float(most.max()) < 1.05
+    assert 1.5 < float(most.min()) and float(most.max()) < 2.3
     _, back = run(far, -1.0, 1000)
     assert float(back.max()) < 0.0
 

@@ -213,7 +213,7 @@ class CVPOConfig(OffPolicyConfig):
       num_msteps: gradient steps of the actor per minibatch.
       old_policy_period: updates between two moves of the old policy.
       old_policy_tau: share of the actor that the old policy takes over in a move.
-      init_std: std of the policy before the first update, on the scale of actions.
+      init_std: std of the policy before the first update, on the scale before tanh.
       min_std: least std of the policy, on the same scale.
     """
 
@@ -230,7 +230,7 @@ class CVPOConfig(OffPolicyConfig):
     old_policy_period: int = 100
     old_policy_tau: float = 1.0
     init_std: float = 0.7
-    min_std: float = 0.1
+    min_std: float = 0.01
 
     def __post_init__(self) -> None:
         """Refuses impossible settings.
@@ -270,7 +270,6 @@ _SOURCES: Any = {
     "threshold": "even",
     "estep_newest": None,
     "estep_share": 1.0,
-    "min_std": 0.01,
 }
 
 OFF_POLICY_PRESETS: Mapping[str, tuple[str, OffPolicyConfig]] = MappingProxyType(

@@ -7,11 +7,7 @@ from typing import Any, Protocol
 from safex.agents.off_policy.critics import Critics
 from safex.agents.off_policy.cvpo import VariationalPolicy
 from safex.agents.off_policy.learner import OffPolicyLearner
-from safex.agents.off_policy.networks import (
-    ClippedActor,
-    DeterministicActor,
-    SquashedActor,
-)
+from safex.agents.off_policy.networks import DeterministicActor, GaussianActor
 from safex.agents.off_policy.prices import EpisodicPrice, NoPrice, Price
 from safex.agents.off_policy.sac import SoftPolicy
 from safex.agents.off_policy.td3 import DeterministicPolicy, TargetNoise
@@ -80,11 +76,11 @@ def _threshold(config: CVPOConfig, env: Sizes) -> Threshold:
     return Threshold(budgets, config.cost_discount, env.max_steps, trust)
 
 
-def _sizes(
-    config: OffPolicyConfig, env: Sizes
-) -> tuple[int, int, tuple[int, ...], str]:
-    """What every actor is built from."""
-    return env.obs_dim, env.action_dim, config.features, config.activation
+def _gaussian(
+    config: OffPolicyConfig, env: Sizes, init_std: float = 1.0, min_std: float = 1e-3
+) -> GaussianActor:
+    sizes = (env.obs_dim, env.action_dim, config.features, config.activation)
+    return GaussianActor(*sizes, init_std=init_std, min_std=min_std)
 
 
 def _critics(config: OffPolicyConfig, env: Sizes, num_costs: int) -> Critics:
@@ -100,8 +96,9 @@ def _soft(
     config: SACConfig, env: Sizes, num_costs: int, price: Price
 ) -> OffPolicyLearner:
     critics = _critics(config, env, num_costs)
-    actor = SquashedActor(*_sizes(config, env))
-    return OffPolicyLearner(critics, SoftPolicy(config, actor, critics), price)
+    return OffPolicyLearner(
+        critics, SoftPolicy(config, _gaussian(config, env), critics), price
+    )
 
 
 def _deterministic(
@@ -113,7 +110,8 @@ def _deterministic(
     delay: int,
 ) -> OffPolicyLearner:
     critics = _critics(config, env, num_costs)
-    actor = DeterministicActor(*_sizes(config, env))
+    sizes = (env.obs_dim, env.action_dim, config.features, config.activation)
+    actor = DeterministicActor(*sizes)
     policy = DeterministicPolicy(config, actor, critics, target_noise, delay)
     return OffPolicyLearner(critics, policy, price)
 
@@ -152,8 +150,7 @@ def _td3_lag(config: TD3LagConfig, env: Sizes) -> OffPolicyLearner:
 
 def _cvpo(config: CVPOConfig, env: Sizes) -> OffPolicyLearner:
     critics = _critics(config, env, env.num_constraints)
-    sizes = _sizes(config, env)
-    actor = ClippedActor(*sizes, init_std=config.init_std, min_std=config.min_std)
+    actor = _gaussian(config, env, init_std=config.init_std, min_std=config.min_std)
     policy = VariationalPolicy(config, actor, critics, _threshold(config, env))
     return OffPolicyLearner(critics, policy, NoPrice())
 

@@ -15,12 +15,16 @@ import optax
 
 from safex.agents.off_policy.critics import Critics, CriticsState
 from safex.agents.off_policy.dual import Dual, EStep, first_guess, solve_estep
-from safex.agents.off_policy.networks import ClippedActor, in_box
+from safex.agents.off_policy.networks import GaussianActor
 from safex.agents.off_policy.threshold import Measured, Threshold
 from safex.config import CVPOConfig
 from safex.replay import newest_obs
 from safex.types import Array, Metrics, PyTree, Replay
 
+# Further out (0.96 of the box) samples are nearly the same action, and the M-step takes
+# them for it. Their weights would say nothing, yet draw the mean on and on, to where no
+# sample of it is another action and nothing can bring it back.
+_SATURATED = 2.0
 # At a price a the priced likelihood is greatest 1 / (1 + a) of the way to the weighted
 # moments, so that more would hold nothing back that this does not. A price that rose
 # further would stand in the actor's way long after its KL has fallen.
@@ -50,7 +54,7 @@ class CVPOState(NamedTuple):
 
 
 class Moments(NamedTuple):
-    """A diagonal Gaussian before it is cut off at the box, `[B, A]` each."""
+    """A diagonal Gaussian before the tanh, `[B, A]` each."""
 
     mean: Array
     std: Array
@@ -72,11 +76,12 @@ def weighted_nll(weights: Array, samples: Array, old: Moments, new: Moments) -> 
 
     The mean is fitted under the old stds and the stds around the old mean, so that
     neither hides behind the other. Both depend on the samples through two weighted
-    moments alone.
+    moments alone. The tanh behind the Gaussian changes a sample's log density by what
+    no parameter moves.
 
     Args:
       weights: `[B, N]`.
-      samples: `[B, N, A]`.
+      samples: `[B, N, A]` before the tanh.
       old: moments that they were drawn with.
       new: moments to fit.
     """
@@ -89,7 +94,7 @@ def weighted_nll(weights: Array, samples: Array, old: Moments, new: Moments) -> 
 
 @dataclasses.dataclass(frozen=True)
 class VariationalPolicy:
-    """A Gaussian, cut off at the box, fitted to weighted samples of its former self.
+    """A squashed Gaussian fitted to weighted samples of its former self.
 
     Attributes:
       config: sizes of the two trust regions, learning rates.
@@ -99,7 +104,7 @@ class VariationalPolicy:
     """
 
     config: CVPOConfig
-    actor: ClippedActor
+    actor: GaussianActor
     critics: Critics
     threshold: Threshold
 
@@ -126,13 +131,13 @@ class VariationalPolicy:
         """A sample, or the action of the mean."""
         if not explore:
             return self.actor.mode(state.params, obs)
-        return self.actor.sample(key, state.params, obs)
+        return self.actor.distribution(state.params, obs).sample(seed=key)
 
     def target_action(
         self, key: Array, state: CVPOState, obs: Array
     ) -> tuple[Array, Array]:
         """A sample of the live actor; CVPO pays for no entropy."""
-        action = self.actor.sample(key, state.params, obs)
+        action = self.actor.distribution(state.params, obs).sample(seed=key)
         return action, jnp.zeros(obs.shape[0])
 
     def hear(
@@ -157,7 +162,7 @@ class VariationalPolicy:
         obs_key, act_key = jax.random.split(key)
         count = self.config.batch_size * self.config.num_samples
         obs = newest_obs(obs_key, replay, count, jnp.maximum(steps, 1))
-        action = self.actor.sample(act_key, acted.params, obs)
+        action = self.actor.distribution(acted.params, obs).sample(seed=act_key)
         value = self.critics.values(critics.target, obs, action).cost.mean(0)
         stored = replay.transitions.reward.size
         window = min(self.newest or stored, stored)
@@ -181,12 +186,10 @@ class VariationalPolicy:
         old = Moments(*self.actor.moments(state.old, obs))
         shape = (self.config.num_samples, *old.mean.shape)
         # [N, B, A] for the critics, whose rows are then blocks of one observation each.
-        # The M-step as well takes a sample beyond the box for the action that it is:
-        # the weights cannot tell them apart, and would draw the mean out without end.
-        samples = in_box(old.mean + old.std * jax.random.normal(key, shape))
+        samples = old.mean + old.std * jax.random.normal(key, shape)
         threshold = self.threshold(state.measured)
         estep, seen = self._estep(critics, state.dual, obs, samples, threshold)
-        samples = jnp.moveaxis(samples, 0, 1)
+        samples = jnp.clip(jnp.moveaxis(samples, 0, 1), -_SATURATED, _SATURATED)
 
         def mstep(carry: CVPOState, _: None) -> tuple[CVPOState, Metrics]:
             return self._mstep(carry, obs, samples, estep.weights, old)
@@ -214,7 +217,7 @@ class VariationalPolicy:
         threshold. So it hardly matters which observations it has by chance.
         """
         many = jnp.broadcast_to(obs, (samples.shape[0], *obs.shape))
-        values = self.critics.values(critics.target, many, samples)
+        values = self.critics.values(critics.target, many, jnp.tanh(samples))
         cost = jnp.moveaxis(values.cost, (0, 1, 2), (2, 1, 0))
         now = cost.mean((1, 2))
         bound = now + self.config.estep_share * (threshold - now)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from safex.agents.off_policy.critics import Critics, CriticsState
-from safex.agents.off_policy.networks import SquashedActor
+from safex.agents.off_policy.networks import GaussianActor
 from safex.agents.off_policy.prices import priced_loss
 from safex.config import SACConfig
 from safex.types import Array, Metrics, PyTree, Replay
@@ -44,7 +44,7 @@ class SoftPolicy:
     """
 
     config: SACConfig
-    actor: SquashedActor
+    actor: GaussianActor
     critics: Critics
 
     @property
