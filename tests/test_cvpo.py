@@ -128,60 +128,6 @@ def test_a_price_rises_no_further_than_is_of_use():
     )
 
 
-class Linear:
-    """Critics whose cost is a state's own and the action's."""
-
-    def values(self, params, obs, action):
-        price = obs[..., :1] + 0.3 * action[..., :1]
-        return Values(action[..., 0], jnp.broadcast_to(price, (*action.shape[:-1], 1)))
-
-
-def weights_of(policy, obs, threshold):
-    """An E-step at a policy of mean 0 and std 0.3."""
-    critics = CriticsState(jnp.zeros(0), jnp.zeros(0), ())
-    samples = 0.3 * jax.random.normal(jax.random.key(3), (16, len(obs), 2))
-    start = policy.init(jax.random.key(0)).dual
-    threshold = jnp.asarray([threshold])
-    return policy._estep(critics, start, obs, samples, threshold)
-
-
-def test_an_estep_goes_its_share_of_the_way_from_what_costs_are_now():
-    obs = jnp.stack([jnp.linspace(0.9, 1.1, 64), jnp.zeros(64)], 1)
-    agent = agent_of("CVPO", estep_share=0.1)
-    policy = dataclasses.replace(agent.policy, critics=Linear())
-    estep, seen = jax.jit(lambda obs: weights_of(policy, obs, 0.8))(obs)
-    now, bound = float(seen["estep/now"][0]), float(seen["estep/bound"][0])
-    assert now == pytest.approx(1.0, abs=0.02)
-    assert bound == pytest.approx(0.9 * now + 0.1 * 0.8)
-    assert not bool(estep.infeasible)
-    assert float(estep.cost[0]) == pytest.approx(bound, abs=1e-4)
-    # All of the way is too far for one step.
-    whole = agent_of("CVPO", estep_share=1.0)
-    policy = dataclasses.replace(whole.policy, critics=Linear())
-    estep, seen = jax.jit(lambda obs: weights_of(policy, obs, 0.8))(obs)
-    assert float(seen["estep/bound"][0]) == pytest.approx(0.8)
-    assert bool(estep.infeasible)
-
-
-def test_the_price_of_a_cost_depends_little_on_which_states_a_batch_has():
-    """With the whole way to go it is nothing or its cap, by a batch's luck."""
-
-    def prices(share):
-        agent = agent_of("CVPO", estep_share=share)
-        policy = dataclasses.replace(agent.policy, critics=Linear())
-
-        def one(key):
-            obs = 1.0 + 0.3 * jax.random.normal(key, (128, 2))
-            return weights_of(policy, obs, 1.0)[0].dual.multiplier[0]
-
-        return np.asarray(jax.lax.map(one, jax.random.split(jax.random.key(5), 40)))
-
-    a_share, whole = prices(0.1), prices(1.0)
-    # Reward and cost are one direction here: the price that keeps the cost is 1 / 0.3.
-    assert np.median(a_share) == pytest.approx(1 / 0.3, rel=0.3)
-    assert np.std(a_share) < 0.3 * np.std(whole)
-
-
 def test_the_policy_follows_its_weights_to_where_the_constraint_allows():
     """A threshold that is slack, tight, and beyond what any action can do."""
     agent = agent_of("CVPO", features=(8,), actor_lr_rate=3e-3, old_policy_period=10)
@@ -189,7 +135,7 @@ def test_the_policy_follows_its_weights_to_where_the_constraint_allows():
     # At a discount of 0 the budget of one step.
     known = Threshold(threshold, 0.0, 1, math.inf)
     policy = dataclasses.replace(agent.policy, critics=Known(), threshold=known)
-    run = jax.jit(lambda added: improve(policy, added, steps=1200))
+    run = jax.jit(lambda added: improve(policy, added, steps=400))
     slack, metrics = run(-1.0)
     assert float(slack[0]) > 0.6
     assert float(metrics["estep/multiplier"][0]) == 0.0
@@ -198,9 +144,7 @@ def test_the_policy_follows_its_weights_to_where_the_constraint_allows():
     tight, metrics = run(0.0)
     assert abs(float(tight[0]) - BEST_ACTION) < 0.15
     assert abs(float(tight[1])) < 0.15
-    bound = float(metrics["estep/bound"][0])
-    assert float(metrics["estep/cost"][0]) == pytest.approx(bound, rel=1e-4)
-    assert float(metrics["estep/now"][0]) == pytest.approx(threshold[0], rel=0.05)
+    assert float(metrics["estep/cost"][0]) == pytest.approx(threshold[0], rel=1e-3)
     cheap, metrics = run(1.0)
     assert float(cheap[0]) < -0.6
     assert float(metrics["estep/dual_infeasible"]) == 1.0
@@ -250,9 +194,8 @@ def test_a_budget_is_met_and_one_of_0_lowers_the_cost_alone():
 def test_a_budget_that_is_spent_early_is_met_by_what_was_measured():
     """As if it was spent evenly, the constraint would allow twice as much."""
     early = {"rounds": 60, "num_updates": 30, "task": Probe(first=5)}
-    # The newest ten rounds, so that the first means are forgotten in time, and longer
-    # steps, since there are 18 of them.
-    budget = {"cost_budget": (BUDGET / 4,), "estep_newest": 1600, "estep_share": 0.3}
+    # The newest ten rounds, so that the first means are forgotten in time.
+    budget = {"cost_budget": (BUDGET / 4,), "estep_newest": 1600}
     measured = learn(agent_of("CVPO", **budget), **early)
     # Actions that explore pay for their std as well.
     assert measured.train_cost < 1.25 * BUDGET / 4

@@ -4,7 +4,6 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
 
 from safex.config.checks import require_at_least, require_below_bound, require_positive
 from safex.config.constraints import PIDConfig
@@ -201,8 +200,6 @@ class CVPOConfig(OffPolicyConfig):
         observations come from; None is all of it. The costs are held at the states that
         it shows: old ones within a forbidden region ask for more than any policy can
         do there, and tell nothing of where it goes now.
-      estep_share: of the way from what the old policy's actions cost to the threshold
-        that the weights of one E-step go, in (0, 1]; 1 is all of it.
       num_samples: N, actions drawn from the old policy for each observation.
       estep_kl: KL of the weights from the old policy, mean over observations [nat].
       max_multiplier: cap of the E-step's multipliers, in reward per cost; a batch that
@@ -219,7 +216,6 @@ class CVPOConfig(OffPolicyConfig):
 
     threshold: str = "measured"
     estep_newest: int | None = 10_000
-    estep_share: float = 0.1
     num_samples: int = 16
     estep_kl: float = 0.1
     max_multiplier: float = 100.0
@@ -257,27 +253,21 @@ class CVPOConfig(OffPolicyConfig):
                 f"estep_kl must be < log num_samples = "
                 f"{math.log(self.num_samples):.3g}, got {self.estep_kl}"
             )
-        for name in ("estep_share", "old_policy_tau"):
-            value = getattr(self, name)
-            if not 0.0 < value <= 1.0:
-                raise ValueError(f"{name} must lie in (0, 1], got {value}")
+        if not 0.0 < self.old_policy_tau <= 1.0:
+            raise ValueError(
+                f"old_policy_tau must lie in (0, 1], got {self.old_policy_tau}"
+            )
 
 
 # Settings named after the code that they were read in, as far as an agent has them;
 # docs/model_free.md has each number's source and what differs all the same.
-# What the sources of CVPO's presets have, and its defaults do not.
-_SOURCES: Any = {
-    "threshold": "even",
-    "estep_newest": None,
-    "estep_share": 1.0,
-}
-
 OFF_POLICY_PRESETS: Mapping[str, tuple[str, OffPolicyConfig]] = MappingProxyType(
     {
         "cvpo_fsrl": (
             "CVPO",
             CVPOConfig(
-                **_SOURCES,
+                threshold="even",
+                estep_newest=None,
                 cost_budget=(10.0,),
                 discount=0.97,
                 cost_discount=0.97,
@@ -293,7 +283,8 @@ OFF_POLICY_PRESETS: Mapping[str, tuple[str, OffPolicyConfig]] = MappingProxyType
         "cvpo_fsrl_navigation": (
             "CVPO",
             CVPOConfig(
-                **_SOURCES,
+                threshold="even",
+                estep_newest=None,
                 discount=0.995,
                 cost_discount=0.995,
                 n_step=3,
@@ -309,7 +300,8 @@ OFF_POLICY_PRESETS: Mapping[str, tuple[str, OffPolicyConfig]] = MappingProxyType
         "cvpo_paper": (
             "CVPO",
             CVPOConfig(
-                **_SOURCES,
+                threshold="even",
+                estep_newest=None,
                 cost_budget=(10.0,),
                 n_step=1,
                 batch_size=300,
@@ -327,7 +319,8 @@ OFF_POLICY_PRESETS: Mapping[str, tuple[str, OffPolicyConfig]] = MappingProxyType
         "cvpo_paper_circle": (
             "CVPO",
             CVPOConfig(
-                **_SOURCES,
+                threshold="even",
+                estep_newest=None,
                 cost_budget=(20.0,),
                 n_step=1,
                 batch_size=300,

@@ -188,7 +188,7 @@ class VariationalPolicy:
         # [N, B, A] for the critics, whose rows are then blocks of one observation each.
         samples = old.mean + old.std * jax.random.normal(key, shape)
         threshold = self.threshold(state.measured)
-        estep, seen = self._estep(critics, state.dual, obs, samples, threshold)
+        estep = self._estep(critics, state.dual, obs, samples, threshold)
         samples = jnp.clip(jnp.moveaxis(samples, 0, 1), -_SATURATED, _SATURATED)
 
         def mstep(carry: CVPOState, _: None) -> tuple[CVPOState, Metrics]:
@@ -200,7 +200,7 @@ class VariationalPolicy:
         turn = (count + 1) % self.config.old_policy_period == 0
         share = jnp.where(turn, self.config.old_policy_tau, 0.0)
         old_params = optax.incremental_update(state.params, state.old, share)
-        metrics |= {"estep/threshold": threshold, **seen, **_estep_metrics(estep)}
+        metrics |= {"estep/threshold": threshold, **_estep_metrics(estep)}
         return state._replace(old=old_params), metrics
 
     def _estep(
@@ -210,26 +210,18 @@ class VariationalPolicy:
         obs: Array,
         samples: Array,
         threshold: Array,
-    ) -> tuple[EStep, Metrics]:
-        """Weights `[B, N]` of the samples `[N, B, A]`, by the target critics.
-
-        What the batch may cost is a share of the way from what it costs now to the
-        threshold. So it hardly matters which observations it has by chance.
-        """
+    ) -> EStep:
+        """Weights `[B, N]` of the samples `[N, B, A]`, by the target critics."""
         many = jnp.broadcast_to(obs, (samples.shape[0], *obs.shape))
         values = self.critics.values(critics.target, many, jnp.tanh(samples))
-        cost = jnp.moveaxis(values.cost, (0, 1, 2), (2, 1, 0))
-        now = cost.mean((1, 2))
-        bound = now + self.config.estep_share * (threshold - now)
-        estep = solve_estep(
+        return solve_estep(
             values.reward.T,
-            cost,
-            bound,
+            jnp.moveaxis(values.cost, (0, 1, 2), (2, 1, 0)),
+            threshold,
             self.config.estep_kl,
             self.config.max_multiplier,
             start,
         )
-        return estep, {"estep/now": now, "estep/bound": bound}
 
     def _mstep(
         self,
