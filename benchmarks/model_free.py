@@ -5,8 +5,8 @@ python benchmarks/model_free.py run --tasks ball_circle --methods cvpo sac_lag
 python benchmarks/model_free.py run --options train.updates_per_step=0.5 --out FOLDER
 python benchmarks/model_free.py report                   # tables of what is there
 
-`ball_circle` needs the safety suites (`make install-suites`). Each group is one call of
-a launcher, its seeds one after another.
+`ball_circle` and `point_circle` need the safety suites (`make install-suites`). Each
+group is one call of a launcher, its seeds one after another.
 """
 
 import argparse
