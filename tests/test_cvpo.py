@@ -78,18 +78,18 @@ def test_the_likelihood_is_that_of_every_sample(moments):
     assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_the_prices_of_the_kls_rise_where_they_are_exceeded():
-    agent = build_off_policy(
-        "CVPO",
-        CVPOConfig(features=(8,), mstep_kl_mean=1e-3, mstep_kl_std=1e-3),
-        Probe(),
-    )
-    policy = agent.policy
+def fresh_policy(**settings):
+    """A small policy, its state, observations, and its moments there."""
+    config = CVPOConfig(features=(8,), **settings)
+    policy = build_off_policy("CVPO", config, Probe()).policy
     state = policy.init(jax.random.key(0))
     obs = jax.random.normal(jax.random.key(1), (B, 2))
-    now = Moments(*policy.actor.moments(state.params, obs))
-    samples = jnp.zeros((B, N, 2))
-    weights = jnp.full((B, N), 1 / N)
+    return policy, state, obs, Moments(*policy.actor.moments(state.params, obs))
+
+
+def test_the_prices_of_the_kls_rise_where_they_are_exceeded():
+    policy, state, obs, now = fresh_policy(mstep_kl_mean=1e-3, mstep_kl_std=1e-3)
+    samples, weights = jnp.zeros((B, N, 2)), jnp.full((B, N), 1 / N)
     # An old policy of another mean alone: its KL asks for a higher price, the other's
     # KL of 0 for a lower one.
     old = Moments(now.mean + now.std, now.std)
@@ -101,11 +101,7 @@ def test_the_prices_of_the_kls_rise_where_they_are_exceeded():
 
 def test_a_price_rises_no_further_than_is_of_use():
     """At the highest price the likelihood's optimum is 1 / 101 of the way."""
-    agent = build_off_policy("CVPO", CVPOConfig(features=(8,)), Probe())
-    policy = agent.policy
-    state = policy.init(jax.random.key(0))
-    obs = jax.random.normal(jax.random.key(1), (B, 2))
-    now = Moments(*policy.actor.moments(state.params, obs))
+    policy, state, obs, now = fresh_policy()
     old = Moments(now.mean + 3.0 * now.std, 2.0 * now.std)
     samples, weights = jnp.zeros((B, N, 2)), jnp.full((B, N), 1 / N)
 
