@@ -15,11 +15,9 @@ def run_group(label: str, launcher: str, options: Sequence[str], folder: Path) -
       label: what the line calls it.
       launcher: of which task.
       options: of its command line.
-      folder: where it goes; what it prints goes beside it. Nothing is run if it holds a
-        finished run, and an unfinished one goes on.
+      folder: where it goes; what it prints goes beside it. The launcher goes on with
+        what is there of this very run, and refuses what is there of another.
     """
-    if (folder / "summary.json").exists():
-        return f"{label}: there already"
     command = [
         sys.executable,
         str(ROOT / "experiments" / f"launcher_{launcher}.py"),
