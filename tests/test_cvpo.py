@@ -13,6 +13,7 @@ from safex.agents.off_policy.build import build_off_policy
 from safex.agents.off_policy.critics import CriticsState, Values
 from safex.agents.off_policy.cvpo import Moments, mean_kl, std_kl, weighted_nll
 from safex.agents.off_policy.threshold import Threshold
+from safex.agents.off_policy.weight import CostWeight
 from safex.config import CVPOConfig
 from tests.helpers import assert_close
 from tests.probe import (
@@ -126,7 +127,8 @@ def test_a_price_rises_no_further_than_is_of_use():
 
 def test_the_policy_follows_its_weights_to_where_the_constraint_allows():
     """A threshold that is slack, tight, and beyond what any action can do."""
-    agent = agent_of("CVPO", features=(8,), actor_lr_rate=3e-3, old_policy_period=10)
+    quick = {"features": (8,), "actor_lr_rate": 3e-3, "old_policy_period": 10}
+    agent = agent_of("CVPO", cost_weight=None, **quick)
     threshold = (cost(jnp.array([BEST_ACTION]))[0].item(),)
     # At a discount of 0 the budget of one step.
     known = Threshold(threshold, 0.0, 1, math.inf)
@@ -143,6 +145,12 @@ def test_the_policy_follows_its_weights_to_where_the_constraint_allows():
     assert float(metrics["estep/cost"][0]) == pytest.approx(threshold[0], rel=1e-3)
     cheap, metrics = run(1.0)
     assert float(cheap[0]) < -0.6
+    assert float(metrics["estep/dual_infeasible"]) == 1.0
+    # Where no price is enough, one as heavy as the reward goes between the two.
+    weight = CostWeight(threshold, 1.0, 0.02)
+    policy = dataclasses.replace(policy, weight=weight)
+    between, metrics = jax.jit(lambda added: improve(policy, added, steps=400))(1.0)
+    assert float(cheap[0]) + 0.3 < float(between[0]) < float(slack[0]) - 0.3
     assert float(metrics["estep/dual_infeasible"]) == 1.0
 
 

@@ -28,13 +28,13 @@ def batch(seed, num_costs, tightness):
     return reward, cost, threshold
 
 
-def solve(reward, cost, threshold, eps, cap=CAP, start=None):
+def solve(reward, cost, threshold, eps, cap=CAP, start=None, weight=np.inf):
     arrays = [jnp.asarray(x, jnp.float32) for x in (reward, cost, threshold)]
     start = first_guess(len(threshold)) if start is None else start
-    return SOLVE(*arrays, eps, cap, start)
+    return SOLVE(*arrays, eps, cap, jnp.full(len(threshold), weight), start)
 
 
-def scipy_dual(reward, cost, threshold, eps):
+def scipy_dual(reward, cost, threshold, eps, highest=None):
     """The same minimum in float64 by SLSQP, from several starts."""
 
     def value(y):
@@ -51,7 +51,8 @@ def scipy_dual(reward, cost, threshold, eps):
 
     unit = reward.std(1).mean() / cost.std(2).mean(1)
     scale = np.append(reward.std(1).mean(), unit)
-    bounds = [(1e-3, None)] + [(0.0, None)] * len(unit)
+    highest = [None] * len(unit) if highest is None else highest / unit
+    bounds = [(1e-3, None), *((0.0, most) for most in highest)]
     best = min(
         (
             minimize(
@@ -101,22 +102,44 @@ def test_without_costs_it_is_mpos_temperature():
     np.testing.assert_array_equal(order, np.argsort(reward, 1))
 
 
-@pytest.mark.parametrize("tightness", [(5.0,), (5.0, -3.0)])
-def test_an_infeasible_batch_is_called_so_and_weighs_by_its_cost_alone(tightness):
+def _stds(values):
+    """Root mean square over the observations of the std over their actions."""
+    return np.sqrt(values.var(-1).mean(-1))
+
+
+@pytest.mark.parametrize("tightness", [(5.0,), (5.0, -3.0), (5.0, 0.05)])
+@pytest.mark.parametrize("by_weight", [False, True])
+def test_an_infeasible_batch_is_called_so_and_weighs_by_the_capped_price(
+    tightness, by_weight
+):
     reward, cost, threshold = batch(3, len(tightness), tightness)
-    estep = solve(reward, cost, threshold, 0.05)
+    unit = _stds(reward) / _stds(cost)
+    highest = 2.0 * unit if by_weight else np.full(len(unit), 0.3 * unit.min())
+    caps = {"weight": 2.0} if by_weight else {"cap": highest[0]}
+    estep = solve(reward, cost, threshold, 0.05, **caps)
     assert estep.infeasible
-    np.testing.assert_allclose(estep.dual.multiplier[0], CAP, rtol=1e-5)
+    np.testing.assert_allclose(estep.dual.multiplier[0], highest[0], rtol=1e-4)
     np.testing.assert_allclose(estep.kl, 0.05, rtol=1e-4)
-    # softmax(-Q_c / eta) of the violated cost: the order is that of the cost.
-    np.testing.assert_array_equal(
-        jnp.argsort(estep.weights, 1), np.argsort(-cost[0], 1)
+    expected = scipy_dual(reward, cost, threshold, 0.05, highest)
+    got = np.append(estep.dual.temperature, estep.dual.multiplier)
+    np.testing.assert_allclose(got, expected, rtol=2e-3, atol=2e-4 * got[0])
+    x = (reward - np.tensordot(expected[1:], cost, 1)) / expected[0]
+    np.testing.assert_allclose(
+        estep.weights, jax.nn.softmax(jnp.asarray(x), -1), atol=1e-3
     )
-    # Nothing within the KL costs less.
-    least = solve(-cost[0], cost[:0], threshold[:0], 0.05)
-    np.testing.assert_allclose(estep.weights, least.weights, atol=1e-4)
-    # A low cap is reached sooner, and says so as well.
-    assert solve(reward, cost, threshold, 0.05, cap=1e-3).infeasible
+    # A cap that the price does not reach changes nothing, and is not called reached.
+    eased = cost.mean((1, 2)) + 3.0 * _stds(cost)
+    assert not solve(reward, cost, eased, 0.05, **caps).infeasible
+
+
+def test_what_a_cost_may_weigh_is_the_same_on_all_scales():
+    reward, cost, threshold = batch(4, 1, (5.0,))
+    weights = [
+        solve(r * reward, c * cost, c * threshold, 0.05, weight=1.5).weights
+        for r, c in ((1.0, 1.0), (0.01, 1.0), (1.0, 30.0))
+    ]
+    np.testing.assert_allclose(weights[1], weights[0], atol=1e-4)
+    np.testing.assert_allclose(weights[2], weights[0], atol=1e-4)
 
 
 def test_weights_come_from_the_multiplier_that_is_reported():

@@ -204,6 +204,10 @@ class CVPOConfig(OffPolicyConfig):
       estep_kl: KL of the weights from the old policy, mean over observations [nat].
       max_multiplier: cap of the E-step's multipliers, in reward per cost; a batch that
         asks for more is called infeasible.
+      cost_weight: another cap, `lambda std(Q_c) / std(Q_r)` over the actions of an
+        observation, before any episode; None leaves `max_multiplier` alone.
+      cost_weight_rate: by which its logarithm moves after each round of episodes, for
+        an excess of one budget.
       mstep_kl_mean: KL that a change of the means may make from the old policy [nat].
       mstep_kl_std: the same for a change of the stds [nat].
       mstep_lr_rate: learning rate of Adam on the logarithms of the two KLs' prices.
@@ -219,6 +223,8 @@ class CVPOConfig(OffPolicyConfig):
     num_samples: int = 16
     estep_kl: float = 0.1
     max_multiplier: float = 100.0
+    cost_weight: float | None = 0.5
+    cost_weight_rate: float = 0.03
     mstep_kl_mean: float = 0.02
     mstep_kl_std: float = 0.0005
     mstep_lr_rate: float = 0.01
@@ -244,6 +250,9 @@ class CVPOConfig(OffPolicyConfig):
         # One action has nothing to be weighed against.
         require_at_least(2, self, ("num_samples",))
         require_at_least(1, self, ("num_msteps", "old_policy_period"))
+        require_at_least(0, self, ("cost_weight_rate",))
+        if self.cost_weight is not None:
+            require_positive(self, ("cost_weight",))
         if self.estep_newest is not None:
             require_at_least(1, self, ("estep_newest",))
         require_below_bound(self, "min_std", "init_std")
@@ -268,6 +277,7 @@ OFF_POLICY_PRESETS: Mapping[str, tuple[str, OffPolicyConfig]] = MappingProxyType
             CVPOConfig(
                 threshold="even",
                 estep_newest=None,
+                cost_weight=None,
                 cost_budget=(10.0,),
                 discount=0.97,
                 cost_discount=0.97,
@@ -286,6 +296,7 @@ OFF_POLICY_PRESETS: Mapping[str, tuple[str, OffPolicyConfig]] = MappingProxyType
             CVPOConfig(
                 threshold="even",
                 estep_newest=None,
+                cost_weight=None,
                 discount=0.995,
                 cost_discount=0.995,
                 n_step=3,
@@ -304,6 +315,7 @@ OFF_POLICY_PRESETS: Mapping[str, tuple[str, OffPolicyConfig]] = MappingProxyType
             CVPOConfig(
                 threshold="even",
                 estep_newest=None,
+                cost_weight=None,
                 cost_budget=(10.0,),
                 n_step=1,
                 batch_size=300,
@@ -324,6 +336,7 @@ OFF_POLICY_PRESETS: Mapping[str, tuple[str, OffPolicyConfig]] = MappingProxyType
             CVPOConfig(
                 threshold="even",
                 estep_newest=None,
+                cost_weight=None,
                 cost_budget=(20.0,),
                 n_step=1,
                 batch_size=300,

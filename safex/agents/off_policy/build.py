@@ -12,6 +12,7 @@ from safex.agents.off_policy.prices import EpisodicPrice, NoPrice, Price
 from safex.agents.off_policy.sac import SoftPolicy
 from safex.agents.off_policy.td3 import DeterministicPolicy, TargetNoise
 from safex.agents.off_policy.threshold import Threshold
+from safex.agents.off_policy.weight import CostWeight
 from safex.config import (
     CVPOConfig,
     DDPGConfig,
@@ -151,7 +152,10 @@ def _td3_lag(config: TD3LagConfig, env: Sizes) -> OffPolicyLearner:
 def _cvpo(config: CVPOConfig, env: Sizes) -> OffPolicyLearner:
     critics = _critics(config, env, env.num_constraints)
     actor = _gaussian(config, env, init_std=config.init_std, min_std=config.min_std)
-    policy = VariationalPolicy(config, actor, critics, _threshold(config, env))
+    threshold = _threshold(config, env)
+    initial = math.inf if config.cost_weight is None else config.cost_weight
+    weight = CostWeight(threshold.cost_budget, initial, config.cost_weight_rate)
+    policy = VariationalPolicy(config, actor, critics, threshold, weight)
     return OffPolicyLearner(critics, policy, NoPrice())
 
 

@@ -17,6 +17,7 @@ from safex.agents.off_policy.critics import Critics, CriticsState
 from safex.agents.off_policy.dual import Dual, EStep, first_guess, solve_estep
 from safex.agents.off_policy.networks import GaussianActor
 from safex.agents.off_policy.threshold import Measured, Threshold
+from safex.agents.off_policy.weight import CostWeight
 from safex.config import CVPOConfig
 from safex.replay import newest_obs
 from safex.types import Array, Metrics, PyTree, Replay
@@ -42,6 +43,7 @@ class CVPOState(NamedTuple):
       prices_opt_state: of them.
       dual: of the last E-step, where the next one starts.
       measured: what the threshold is made from.
+      log_weight: `[C]` logarithm of what costs may weigh beside the reward.
     """
 
     params: PyTree
@@ -51,6 +53,7 @@ class CVPOState(NamedTuple):
     prices_opt_state: PyTree
     dual: Dual
     measured: Measured
+    log_weight: Array
 
 
 class Moments(NamedTuple):
@@ -101,12 +104,14 @@ class VariationalPolicy:
       actor: its network.
       critics: that judge its actions.
       threshold: of the costs, on the discounted scale of their critics.
+      weight: the most that costs may weigh beside the reward.
     """
 
     config: CVPOConfig
     actor: GaussianActor
     critics: Critics
     threshold: Threshold
+    weight: CostWeight
 
     @property
     def newest(self) -> int | None:
@@ -125,6 +130,7 @@ class VariationalPolicy:
             self._prices_optimizer.init(log_prices),
             first_guess(len(self.threshold.cost_budget)),
             self.threshold.init(),
+            self.weight.init(),
         )
 
     def act(self, key: Array, state: CVPOState, obs: Array, *, explore: bool) -> Array:
@@ -150,7 +156,7 @@ class VariationalPolicy:
         episode_cost: Array,
         fresh: Array,
     ) -> CVPOState:
-        """Measures the mean Q_c of the steps that came since it last did.
+        """Measures the mean Q_c of the steps that came since it last did, and weighs.
 
         As the E-step sees it, by the target critics and of a policy's own actions: of
         the one that took these steps and made the episodes' cost. Critics are asked
@@ -167,10 +173,12 @@ class VariationalPolicy:
         stored = replay.transitions.reward.size
         window = min(self.newest or stored, stored)
         new = self.threshold.update(measured, value, episode_cost, steps, window)
-        new = new._replace(written=replay.written)
+        moved = state._replace(
+            measured=new._replace(written=replay.written),
+            log_weight=self.weight.update(state.log_weight, episode_cost),
+        )
         # What is not fresh may be anything, NaN too.
-        new = jax.tree.map(lambda a, b: jnp.where(fresh, a, b), new, measured)
-        return state._replace(measured=new)
+        return jax.tree.map(lambda a, b: jnp.where(fresh, a, b), moved, state)
 
     def improve(
         self,
@@ -188,7 +196,7 @@ class VariationalPolicy:
         # [N, B, A] for the critics, whose rows are then blocks of one observation each.
         samples = old.mean + old.std * jax.random.normal(key, shape)
         threshold = self.threshold(state.measured)
-        estep = self._estep(critics, state.dual, obs, samples, threshold)
+        estep = self._estep(critics, state, obs, samples, threshold)
         samples = jnp.clip(jnp.moveaxis(samples, 0, 1), -_SATURATED, _SATURATED)
 
         def mstep(carry: CVPOState, _: None) -> tuple[CVPOState, Metrics]:
@@ -200,13 +208,17 @@ class VariationalPolicy:
         turn = (count + 1) % self.config.old_policy_period == 0
         share = jnp.where(turn, self.config.old_policy_tau, 0.0)
         old_params = optax.incremental_update(state.params, state.old, share)
-        metrics |= {"estep/threshold": threshold, **_estep_metrics(estep)}
+        metrics |= {
+            "estep/threshold": threshold,
+            "estep/max_weight": jnp.exp(state.log_weight),
+            **_estep_metrics(estep),
+        }
         return state._replace(old=old_params), metrics
 
     def _estep(
         self,
         critics: CriticsState,
-        start: Dual,
+        state: CVPOState,
         obs: Array,
         samples: Array,
         threshold: Array,
@@ -220,7 +232,8 @@ class VariationalPolicy:
             threshold,
             self.config.estep_kl,
             self.config.max_multiplier,
-            start,
+            jnp.exp(state.log_weight),
+            state.dual,
         )
 
     def _mstep(

@@ -49,8 +49,7 @@ class EStep(NamedTuple):
 
     Attributes:
       weights: `[S, N]` of the sampled actions; each row's sum is 1.
-      dual: that they come from; with an infeasible batch its multipliers are those of
-        the capped problem.
+      dual: that they come from.
       kl: `[]` mean KL of the weights from uniform ones [nat].
       cost: `[C]` mean `E_w[Q_c]`.
       infeasible: `[]` bool, no price up to the cap makes the batch keep its thresholds.
@@ -97,14 +96,13 @@ def solve_estep(
     threshold: Array,
     eps: float,
     max_multiplier: float,
+    max_weight: Array,
     start: Dual,
 ) -> EStep:
     """Weights of the sampled actions by the least of the dual.
 
     A batch is infeasible if a multiplier ends at its cap with its cost still above the
-    threshold. Then the reward is left out: `x = -lambda . Q_c` with the capped
-    multipliers (with one cost `-Q_c` alone, whatever the cap), at the temperature
-    of the KL.
+    threshold: the weights are then those of the capped multipliers.
 
     Args:
       reward: `[S, N]` Q_r.
@@ -112,13 +110,15 @@ def solve_estep(
       threshold: `[C]` d.
       eps: of the KL, in (0, log N).
       max_multiplier: cap of lambda.
+      max_weight: `[C]` cap of `lambda std(Q_c) / std(Q_r)`, with stds over the actions
+        of an observation; may be infinite.
       start: from the last batch, or `first_guess`.
     """
     centred, reward_scale = _standardised(reward)
     costs, cost_scale = jax.vmap(_standardised)(cost)
     unit = reward_scale / cost_scale
     num_costs = threshold.shape[0]
-    highest = max_multiplier / unit
+    highest = jnp.minimum(max_multiplier / unit, max_weight)
     # The KL is std(x)^2 / (2 eta^2) where it is small, and std(x) <= 1 + sum lambda: a
     # temperature above that asks for more than the cap of the prices allows.
     hottest = 4.0 * (1.0 + highest.sum(keepdims=True)) / jnp.sqrt(2.0 * eps)
@@ -136,31 +136,12 @@ def solve_estep(
     y, steps = _minimise(problem, begin)
     weights, kl, gradient = _at(problem, y)
     capped = (y[1:] >= problem.high[1:]) & (gradient[1:] < -1e-3)
-    infeasible = capped.any()
-
-    def cheapest() -> tuple[Array, Array]:
-        price = jnp.where(capped, y[1:], 0.0)
-        only_cost = -jnp.tensordot(price, costs, axes=1)
-        only_cost, _ = _standardised(only_cost)
-        alone = problem._replace(
-            reward=only_cost,
-            cost=costs[:0],
-            slack=problem.slack[:0],
-            low=problem.low[:1],
-            high=problem.high[:1],
-        )
-        temperature, _ = _minimise(alone, jnp.ones(1))
-        weights, kl, _ = _at(alone, temperature)
-        return weights, kl
-
-    if num_costs:
-        weights, kl = jax.lax.cond(infeasible, cheapest, lambda: (weights, kl))
     return EStep(
         weights=weights,
         dual=Dual(y[0] * reward_scale, y[1:] * unit),
         kl=kl,
         cost=(weights * cost).sum(-1).mean(-1),
-        infeasible=infeasible,
+        infeasible=capped.any(),
         steps=steps,
     )
 
