@@ -190,6 +190,14 @@ def write_config(folder: Path, config: Experiment) -> None:
     write_text(folder / "config.yaml", OmegaConf.to_yaml(plain))
 
 
+def revision_of(folder: Path) -> str:
+    """The revision that a run was begun with, that of now if it does not say."""
+    try:
+        return (folder / "revision.txt").read_text().strip()
+    except OSError:
+        return revision()
+
+
 def revision() -> str:
     """Git commit of the code, marked if the tree has changes; else the version."""
 

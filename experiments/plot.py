@@ -142,11 +142,12 @@ def _own_figures(result: "Results", out: Path, ending: str) -> list[Path]:
     try:
         with at_most(PAGE):
             if isinstance(config, ModelFreeConfig):
-                told = model_free_info(config, env)
+                told = model_free_info(config, env, result.folder)
                 return model_free_report.write_figures(
                     result.folder, told, seeds, env, out=out, ending=ending
                 )
-            info = run_info(config, build_agent(config, env, check=False), env)
+            agent = build_agent(config, env, check=False)
+            info = run_info(config, agent, env, result.folder)
             return write_figures(
                 result.folder, info, seeds, env, result.summary, out=out, ending=ending
             )

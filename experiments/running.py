@@ -21,7 +21,7 @@ from experiments.configuration import Experiment, ExperimentConfig, ModelFreeCon
 from experiments.engines.engine import Engine, log_of, make_engine
 from experiments.engines.follow import follow, sizes_of
 from experiments.engines.queue import forget_queue_name
-from experiments.folders import open_results_dir, revision, write_config
+from experiments.folders import open_results_dir, revision_of, write_config
 from experiments.grid import Point
 from experiments.jobs import Job, Unit, write_launch
 from experiments.progress import make_display
@@ -273,14 +273,14 @@ def _reporting(
     config: Experiment, env: Any, folder: Path, seeds: Sequence[int]
 ) -> _Reporting:
     if isinstance(config, ModelFreeConfig):
-        told = model_free_info(config, env)
+        told = model_free_info(config, env, folder)
         return _Reporting(
             model_free_report.summarise_run(folder, told, seeds),
             lambda: model_free_report.write_figures(folder, told, seeds, env),
             lambda warn: model_free_report.write_videos(folder, told, seeds, env, warn),
             model_free_table,
         )
-    info = run_info(config, build_agent(config, env, check=False), env)
+    info = run_info(config, build_agent(config, env, check=False), env, folder)
     summary = report.summarise_run(folder, info, seeds)
     return _Reporting(
         summary,
@@ -319,13 +319,15 @@ def _missed(what: str, console: Console) -> Iterator[None]:
         console.print(f"warning: no {what}: {why}", markup=False)
 
 
-def run_info(config: ExperimentConfig, agent: MPCAgent, env: Any) -> RunInfo:
+def run_info(
+    config: ExperimentConfig, agent: MPCAgent, env: Any, folder: Path
+) -> RunInfo:
     """What a summary and the figures say of the run as a whole."""
     return RunInfo(
         env=config.task,
         method=config.method,
         model=config.model_name,
-        revision=revision(),
+        revision=revision_of(folder),
         episodes=config.train.num_model_updates,
         random_steps=config.train.num_exploration_steps,
         horizon=agent.planner.span,
@@ -335,14 +337,14 @@ def run_info(config: ExperimentConfig, agent: MPCAgent, env: Any) -> RunInfo:
     )
 
 
-def model_free_info(config: ModelFreeConfig, env: Any) -> ModelFreeInfo:
+def model_free_info(config: ModelFreeConfig, env: Any, folder: Path) -> ModelFreeInfo:
     """The same of agents without a model."""
     return ModelFreeInfo(
         env=config.task,
         method=config.method,
         model=config.model_name,
         agent=config.agent.kind,
-        revision=revision(),
+        revision=revision_of(folder),
         total_steps=config.train.total_steps,
         random_steps=config.train.random_steps,
         limits=limits_of(env),

@@ -13,7 +13,7 @@ from safex.agents.off_policy.build import build_off_policy
 from safex.agents.off_policy.critics import CriticsState, Values
 from safex.agents.off_policy.cvpo import Moments, mean_kl, std_kl, weighted_nll
 from safex.agents.off_policy.threshold import Threshold
-from safex.agents.off_policy.weight import CostWeight
+from safex.agents.off_policy.weight import AccountedWeight
 from safex.config import CVPOConfig
 from tests.helpers import assert_close
 from tests.probe import (
@@ -128,7 +128,7 @@ def test_a_price_rises_no_further_than_is_of_use():
 def test_the_policy_follows_its_weights_to_where_the_constraint_allows():
     """A threshold that is slack, tight, and beyond what any action can do."""
     quick = {"features": (8,), "actor_lr_rate": 3e-3, "old_policy_period": 10}
-    agent = agent_of("CVPO", cost_weight=None, **quick)
+    agent = agent_of("CVPO", init_cost_weight=None, **quick)
     threshold = (cost(jnp.array([BEST_ACTION]))[0].item(),)
     # At a discount of 0 the budget of one step.
     known = Threshold(threshold, 0.0, 1, math.inf)
@@ -147,7 +147,7 @@ def test_the_policy_follows_its_weights_to_where_the_constraint_allows():
     assert float(cheap[0]) < -0.6
     assert float(metrics["estep/dual_infeasible"]) == 1.0
     # Where no price is enough, one as heavy as the reward goes between the two.
-    weight = CostWeight(threshold, 1.0, 0.02)
+    weight = AccountedWeight(threshold, 1.0, 0.02)
     policy = dataclasses.replace(policy, weight=weight)
     between, metrics = jax.jit(lambda added: improve(policy, added, steps=400))(1.0)
     assert float(cheap[0]) + 0.3 < float(between[0]) < float(slack[0]) - 0.3
@@ -184,7 +184,7 @@ def test_the_mean_goes_no_further_than_an_action_can_tell_and_comes_back():
 
 
 @pytest.mark.slow
-def test_a_budget_is_met_and_one_of_0_lowers_the_cost_alone():
+def test_a_budget_is_met_and_one_of_0_lowers_the_cost():
     outcome = learn(agent_of("CVPO"), rounds=60, num_updates=30)
     assert outcome.train_cost < 1.05 * BUDGET
     assert abs(float(outcome.action[0]) - BEST_ACTION) < 0.15

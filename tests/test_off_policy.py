@@ -1,6 +1,7 @@
 """Critics, actors, multipliers and the learner that joins them."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -291,13 +292,16 @@ def test_what_is_measured_is_of_the_steps_and_episodes_of_a_call():
     def said(state, replay, cost, fresh):
         key = jax.random.key(2)
         new = hear(key, state, state, critics, replay, jnp.asarray([cost]), fresh)
-        return new.measured, state._replace(measured=new.measured)
+        return new.measured, new
 
-    first = state.measured
-    same, state = said(state, replay, jnp.nan, jnp.asarray(False))
-    assert_close(same, first)
+    first = state
+    _, state = said(state, replay, jnp.nan, jnp.asarray(False))
+    assert_close(state.measured, first.measured)
+    assert_close(state.weight, first.weight)
     _, state = said(state, replay, 3.0, jnp.asarray(True))
     before = state.measured
+    # A budget of 25, of which 22 were not spent.
+    assert_close(state.weight, first.weight - 0.03 * 22 / 25)
     assert int(before.written) == 10
     block = jax.tree.map(lambda x: x[:5], replay.transitions)
     block = block._replace(obs=jnp.full_like(block.obs, 4.0))
@@ -308,10 +312,19 @@ def test_what_is_measured_is_of_the_steps_and_episodes_of_a_call():
     assert int(new.written) == 15
 
 
-@pytest.mark.parametrize("kind", ["SACLag", "TD3Lag", "CVPO"])
-def test_updates_are_one_compiled_call(kind):
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("SACLag", {}),
+        ("TD3Lag", {}),
+        ("CVPO", {}),
+        ("CVPO", {"init_cost_weight": None}),
+    ],
+)
+def test_updates_are_one_compiled_call(kind, changes):
     """Two constraints, one of budget 0; the second call compiles nothing."""
-    agent = build_off_policy(kind, config_of(kind, cost_budget=(1.0, 0.0)), Task())
+    config = config_of(kind, cost_budget=(1.0, 0.0), **changes)
+    agent = build_off_policy(kind, config, Task())
     state = jax.jit(agent.init)(jax.random.key(0))
     replay = stored(jax.random.key(1))
     before = type(agent).update._cache_size()
@@ -410,6 +423,11 @@ def test_wrong_settings_are_refused():
         ("DDPG", "exploration_std", -0.1, "exploration_std must be >= 0"),
         ("CVPO", "threshold", "late", "threshold must be measured or even"),
         ("CVPO", "num_samples", 1, "num_samples must be >= 2"),
+        ("CVPO", "init_cost_weight", 0.0, r"init_cost_weight must lie in \[0.05, 20\]"),
+        ("CVPO", "init_cost_weight", math.nan, "init_cost_weight must lie in"),
+        ("CVPO", "init_cost_weight", 1e3, "init_cost_weight must lie in"),
+        ("CVPO", "cost_weight_rate", -0.1, "cost_weight_rate must be >= 0 and finite"),
+        ("CVPO", "cost_weight_rate", math.inf, "cost_weight_rate must be >= 0 and"),
         ("CVPO", "estep_kl", 3.0, "estep_kl must be < log num_samples = 2.77"),
         ("CVPO", "min_std", 2.0, "min_std must not exceed init_std"),
         ("CVPO", "old_policy_tau", 2.0, r"old_policy_tau must lie in \(0, 1\]"),

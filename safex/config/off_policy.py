@@ -14,6 +14,8 @@ OFF_POLICY_KINDS = ("SAC", "TD3", "DDPG", "SACLag", "TD3Lag", "DDPGLag", "CVPO")
 # after a costly round the slope alone prices the next one off, and so on by turns; and
 # what is left of the excess is priced in thousands of rounds.
 _FSRL_PID = PIDConfig(k_p=0.05, k_i=0.0005, k_d=0.1)
+# Least and most that a cost may weigh beside the reward.
+COST_WEIGHTS = (0.05, 20.0)
 _EPISODIC_PID = PIDConfig(k_p=0.05, k_i=0.01, k_d=0.1, smoothing=0.8)
 
 
@@ -203,9 +205,9 @@ class CVPOConfig(OffPolicyConfig):
       num_samples: N, actions drawn from the old policy for each observation.
       estep_kl: KL of the weights from the old policy, mean over observations [nat].
       max_multiplier: cap of the E-step's multipliers, in reward per cost; a batch that
-        asks for more is called infeasible.
-      cost_weight: another cap, `lambda std(Q_c) / std(Q_r)` over the actions of an
-        observation, before any episode; None leaves `max_multiplier` alone.
+        asks for more than its caps is called infeasible.
+      init_cost_weight: another cap, of `lambda std(Q_c) / std(Q_r)`, before any
+        episode, in [0.05, 20], where it stays; None leaves `max_multiplier` alone.
       cost_weight_rate: by which its logarithm moves after each round of episodes, for
         an excess of one budget.
       mstep_kl_mean: KL that a change of the means may make from the old policy [nat].
@@ -223,7 +225,7 @@ class CVPOConfig(OffPolicyConfig):
     num_samples: int = 16
     estep_kl: float = 0.1
     max_multiplier: float = 100.0
-    cost_weight: float | None = 0.5
+    init_cost_weight: float | None = 0.5
     cost_weight_rate: float = 0.03
     mstep_kl_mean: float = 0.02
     mstep_kl_std: float = 0.0005
@@ -250,9 +252,18 @@ class CVPOConfig(OffPolicyConfig):
         # One action has nothing to be weighed against.
         require_at_least(2, self, ("num_samples",))
         require_at_least(1, self, ("num_msteps", "old_policy_period"))
-        require_at_least(0, self, ("cost_weight_rate",))
-        if self.cost_weight is not None:
-            require_positive(self, ("cost_weight",))
+        if not 0.0 <= self.cost_weight_rate < math.inf:
+            raise ValueError(
+                f"cost_weight_rate must be >= 0 and finite, got {self.cost_weight_rate}"
+            )
+        least, most = COST_WEIGHTS
+        if self.init_cost_weight is not None and not (
+            least <= self.init_cost_weight <= most
+        ):
+            raise ValueError(
+                f"init_cost_weight must lie in [{least:g}, {most:g}] or be None, got "
+                f"{self.init_cost_weight}"
+            )
         if self.estep_newest is not None:
             require_at_least(1, self, ("estep_newest",))
         require_below_bound(self, "min_std", "init_std")
@@ -277,7 +288,7 @@ OFF_POLICY_PRESETS: Mapping[str, tuple[str, OffPolicyConfig]] = MappingProxyType
             CVPOConfig(
                 threshold="even",
                 estep_newest=None,
-                cost_weight=None,
+                init_cost_weight=None,
                 cost_budget=(10.0,),
                 discount=0.97,
                 cost_discount=0.97,
@@ -296,7 +307,7 @@ OFF_POLICY_PRESETS: Mapping[str, tuple[str, OffPolicyConfig]] = MappingProxyType
             CVPOConfig(
                 threshold="even",
                 estep_newest=None,
-                cost_weight=None,
+                init_cost_weight=None,
                 discount=0.995,
                 cost_discount=0.995,
                 n_step=3,
@@ -315,7 +326,7 @@ OFF_POLICY_PRESETS: Mapping[str, tuple[str, OffPolicyConfig]] = MappingProxyType
             CVPOConfig(
                 threshold="even",
                 estep_newest=None,
-                cost_weight=None,
+                init_cost_weight=None,
                 cost_budget=(10.0,),
                 n_step=1,
                 batch_size=300,
@@ -336,7 +347,7 @@ OFF_POLICY_PRESETS: Mapping[str, tuple[str, OffPolicyConfig]] = MappingProxyType
             CVPOConfig(
                 threshold="even",
                 estep_newest=None,
-                cost_weight=None,
+                init_cost_weight=None,
                 cost_budget=(20.0,),
                 n_step=1,
                 batch_size=300,

@@ -12,7 +12,7 @@ from safex.agents.off_policy.prices import EpisodicPrice, NoPrice, Price
 from safex.agents.off_policy.sac import SoftPolicy
 from safex.agents.off_policy.td3 import DeterministicPolicy, TargetNoise
 from safex.agents.off_policy.threshold import Threshold
-from safex.agents.off_policy.weight import CostWeight
+from safex.agents.off_policy.weight import AccountedWeight, AnyWeight, CostWeight
 from safex.config import (
     CVPOConfig,
     DDPGConfig,
@@ -153,8 +153,11 @@ def _cvpo(config: CVPOConfig, env: Sizes) -> OffPolicyLearner:
     critics = _critics(config, env, env.num_constraints)
     actor = _gaussian(config, env, init_std=config.init_std, min_std=config.min_std)
     threshold = _threshold(config, env)
-    initial = math.inf if config.cost_weight is None else config.cost_weight
-    weight = CostWeight(threshold.cost_budget, initial, config.cost_weight_rate)
+    weight: CostWeight = AnyWeight(env.num_constraints)
+    if config.init_cost_weight is not None:
+        weight = AccountedWeight(
+            threshold.cost_budget, config.init_cost_weight, config.cost_weight_rate
+        )
     policy = VariationalPolicy(config, actor, critics, threshold, weight)
     return OffPolicyLearner(critics, policy, NoPrice())
 

@@ -43,7 +43,7 @@ class CVPOState(NamedTuple):
       prices_opt_state: of them.
       dual: of the last E-step, where the next one starts.
       measured: what the threshold is made from.
-      log_weight: `[C]` logarithm of what costs may weigh beside the reward.
+      weight: what the bound of the costs' weight is made from.
     """
 
     params: PyTree
@@ -53,7 +53,7 @@ class CVPOState(NamedTuple):
     prices_opt_state: PyTree
     dual: Dual
     measured: Measured
-    log_weight: Array
+    weight: PyTree
 
 
 class Moments(NamedTuple):
@@ -156,7 +156,7 @@ class VariationalPolicy:
         episode_cost: Array,
         fresh: Array,
     ) -> CVPOState:
-        """Measures the mean Q_c of the steps that came since it last did, and weighs.
+        """Measures the mean Q_c of new steps, and moves what costs may weigh.
 
         As the E-step sees it, by the target critics and of a policy's own actions: of
         the one that took these steps and made the episodes' cost. Critics are asked
@@ -175,7 +175,7 @@ class VariationalPolicy:
         new = self.threshold.update(measured, value, episode_cost, steps, window)
         moved = state._replace(
             measured=new._replace(written=replay.written),
-            log_weight=self.weight.update(state.log_weight, episode_cost),
+            weight=self.weight.update(state.weight, episode_cost),
         )
         # What is not fresh may be anything, NaN too.
         return jax.tree.map(lambda a, b: jnp.where(fresh, a, b), moved, state)
@@ -208,11 +208,9 @@ class VariationalPolicy:
         turn = (count + 1) % self.config.old_policy_period == 0
         share = jnp.where(turn, self.config.old_policy_tau, 0.0)
         old_params = optax.incremental_update(state.params, state.old, share)
-        metrics |= {
-            "estep/threshold": threshold,
-            "estep/max_weight": jnp.exp(state.log_weight),
-            **_estep_metrics(estep),
-        }
+        metrics |= {"estep/threshold": threshold, **_estep_metrics(estep)}
+        if jax.tree.leaves(state.weight):
+            metrics["estep/cost_weight"] = self.weight.bound(state.weight)
         return state._replace(old=old_params), metrics
 
     def _estep(
@@ -232,7 +230,7 @@ class VariationalPolicy:
             threshold,
             self.config.estep_kl,
             self.config.max_multiplier,
-            jnp.exp(state.log_weight),
+            self.weight.bound(state.weight),
             state.dual,
         )
 

@@ -52,7 +52,7 @@ class EStep(NamedTuple):
       dual: that they come from.
       kl: `[]` mean KL of the weights from uniform ones [nat].
       cost: `[C]` mean `E_w[Q_c]`.
-      infeasible: `[]` bool, no price up to the cap makes the batch keep its thresholds.
+      infeasible: `[]` bool, no price up to its caps makes the batch keep a threshold.
       steps: `[]` int32 Newton steps taken.
     """
 
@@ -101,8 +101,8 @@ def solve_estep(
 ) -> EStep:
     """Weights of the sampled actions by the least of the dual.
 
-    A batch is infeasible if a multiplier ends at its cap with its cost still above the
-    threshold: the weights are then those of the capped multipliers.
+    A batch is infeasible if a multiplier ends at a cap with its cost still above the
+    threshold: a higher price might do, and the weights are those of the capped one.
 
     Args:
       reward: `[S, N]` Q_r.
@@ -110,8 +110,8 @@ def solve_estep(
       threshold: `[C]` d.
       eps: of the KL, in (0, log N).
       max_multiplier: cap of lambda.
-      max_weight: `[C]` cap of `lambda std(Q_c) / std(Q_r)`, with stds over the actions
-        of an observation; may be infinite.
+      max_weight: `[C]` cap of `lambda std(Q_c) / std(Q_r)`, each std the root mean
+        square over the batch of what an observation's own mean leaves; may be infinite.
       start: from the last batch, or `first_guess`.
     """
     centred, reward_scale = _standardised(reward)

@@ -2,48 +2,96 @@
 
 import dataclasses
 import math
+from typing import Protocol
 
 import jax.numpy as jnp
 
-from safex.types import Array
+from safex.config.off_policy import COST_WEIGHTS
+from safex.types import Array, PyTree
 
-_LIGHTEST, _HEAVIEST = 0.05, 20.0
-# In budgets: one bad round says how fast a weight must rise, not how far.
+# In budgets: one bad round says that a weight must rise, not how far.
 _WORST_EXCESS = 2.0
 
 
+class CostWeight(Protocol):
+    """Bounds of `lambda std(Q_c) / std(Q_r)`.
+
+    A std is the root mean square, over all observations and actions of a batch, of what
+    is left when each observation's mean is taken off.
+    """
+
+    def init(self) -> PyTree:
+        """Before any episode."""
+        ...
+
+    def update(self, state: PyTree, episode_cost: Array) -> PyTree:
+        """After a round with episodes of mean cost `[C]`."""
+        ...
+
+    def bound(self, state: PyTree) -> Array:
+        """`[C]`, may be infinite."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True)
-class CostWeight:
-    """Bounds of `lambda std(Q_c) / std(Q_r)`, moved by what episodes cost.
+class AnyWeight:
+    """No bound.
+
+    Attributes:
+      num_costs: C.
+    """
+
+    num_costs: int
+
+    def init(self) -> tuple[()]:
+        """Nothing to remember."""
+        return ()
+
+    def update(self, state: PyTree, episode_cost: Array) -> PyTree:
+        """Stays as it is."""
+        del episode_cost
+        return state
+
+    def bound(self, state: PyTree) -> Array:
+        """Infinite."""
+        del state
+        return jnp.full(self.num_costs, jnp.inf)
+
+
+@dataclasses.dataclass(frozen=True)
+class AccountedWeight:
+    """A bound that is moved by what episodes cost.
 
     Which states a batch shows moves its mean Q_c by more than weights within a small KL
-    can: most batches have either no price or no price that is enough. If the latter
-    left the reward out, a task would not be learned before its costs are. So a cost may
-    weigh that much and no more, and that much follows the account: more while episodes
-    cost more than their budget, less while they cost less, slowly, as a Lagrangian
-    agent's price does. Stds are over the actions of an observation, so that one weight
-    means the same whatever the scales of reward and cost.
+    can: most batches have either no price or none that is enough. With a high cap the
+    latter forget the reward, so that a task is not learned before its costs are. A
+    bound follows the account, as a Lagrangian agent's price does: it rises while
+    episodes cost more than their budget, each round's excess counted up to two budgets.
 
     Attributes:
       cost_budget: C allowed costs of an episode.
-      initial: before any episode; infinite leaves multipliers without such a bound.
-      rate: of the weight's logarithm, for an excess of a budget in the episodes of a
+      init_weight: before any episode.
+      rate: of the bound's logarithm, for an excess of a budget in the episodes of a
         round; a budget of 0 counts in units of cost.
     """
 
     cost_budget: tuple[float, ...]
-    initial: float
+    init_weight: float
     rate: float
 
     def init(self) -> Array:
-        """`[C]` logarithm of the weight."""
+        """`[C]` logarithm of the bound."""
         # A dtype of its own, or the first call would compile for a weak one.
-        return jnp.full(len(self.cost_budget), math.log(self.initial), jnp.float32)
+        log_weight = math.log(self.init_weight)
+        return jnp.full(len(self.cost_budget), log_weight, jnp.float32)
 
-    def update(self, log_weight: Array, episode_cost: Array) -> Array:
-        """After episodes of mean cost `[C]`."""
+    def update(self, state: Array, episode_cost: Array) -> Array:
+        """Moves by the excess."""
         budget = jnp.asarray(self.cost_budget)
         excess = (episode_cost - budget) / jnp.where(budget > 0, budget, 1.0)
-        moved = log_weight + self.rate * jnp.minimum(excess, _WORST_EXCESS)
-        moved = jnp.clip(moved, math.log(_LIGHTEST), math.log(_HEAVIEST))
-        return jnp.where(jnp.isinf(log_weight), log_weight, moved)
+        moved = state + self.rate * jnp.minimum(excess, _WORST_EXCESS)
+        return jnp.clip(moved, *map(math.log, COST_WEIGHTS))
+
+    def bound(self, state: Array) -> Array:
+        """As it stands."""
+        return jnp.exp(state)
