@@ -127,12 +127,15 @@ def test_an_infeasible_batch_is_called_so_and_weighs_by_the_capped_price(
     np.testing.assert_allclose(
         estep.weights, jax.nn.softmax(jnp.asarray(x), -1), atol=1e-3
     )
-    # A cap that the price does not reach changes nothing, and is not called reached.
-    eased = cost.mean((1, 2)) + 0.07 * _stds(cost)
-    below = solve(reward, cost, eased, 0.05, **caps)
-    assert not below.infeasible
-    free = solve(reward, cost, eased, 0.05)
-    np.testing.assert_allclose(below.weights, free.weights, atol=1e-5)
+
+
+def test_what_a_cost_may_weigh_is_nothing_to_a_batch_that_a_price_is_enough_for():
+    reward, cost, threshold = batch(3, 1, (0.2,))
+    free = solve(reward, cost, threshold, 0.05)
+    bounded = solve(reward, cost, threshold, 0.05, weight=0.05)
+    assert not bounded.infeasible
+    assert float(free.dual.multiplier[0]) > 0.05 * float(_stds(reward) / _stds(cost)[0])
+    np.testing.assert_array_equal(bounded.weights, free.weights)
 
 
 def test_what_a_cost_may_weigh_is_the_same_on_all_scales():

@@ -52,7 +52,7 @@ class EStep(NamedTuple):
       dual: that they come from.
       kl: `[]` mean KL of the weights from uniform ones [nat].
       cost: `[C]` mean `E_w[Q_c]`.
-      infeasible: `[]` bool, no price up to its caps makes the batch keep a threshold.
+      infeasible: `[]` bool, no price up to the cap makes the batch keep its thresholds.
       steps: `[]` int32 Newton steps taken.
     """
 
@@ -101,8 +101,9 @@ def solve_estep(
 ) -> EStep:
     """Weights of the sampled actions by the least of the dual.
 
-    A batch is infeasible if a multiplier ends at a cap with its cost still above the
-    threshold: a higher price might do, and the weights are those of the capped one.
+    A batch is infeasible if a multiplier ends at its cap with its cost still above the
+    threshold. No price is enough there, and the highest would leave the reward out: the
+    weights are those of prices that weigh no more than `max_weight`.
 
     Args:
       reward: `[S, N]` Q_r.
@@ -110,15 +111,16 @@ def solve_estep(
       threshold: `[C]` d.
       eps: of the KL, in (0, log N).
       max_multiplier: cap of lambda.
-      max_weight: `[C]` cap of `lambda std(Q_c) / std(Q_r)`, each std the root mean
-        square over the batch of what an observation's own mean leaves; may be infinite.
+      max_weight: `[C]` cap of `lambda std(Q_c) / std(Q_r)` in an infeasible batch, each
+        std the root mean square over the batch of what an observation's own mean
+        leaves; may be infinite.
       start: from the last batch, or `first_guess`.
     """
     centred, reward_scale = _standardised(reward)
     costs, cost_scale = jax.vmap(_standardised)(cost)
     unit = reward_scale / cost_scale
     num_costs = threshold.shape[0]
-    highest = jnp.minimum(max_multiplier / unit, max_weight)
+    highest = max_multiplier / unit
     # The KL is std(x)^2 / (2 eta^2) where it is small, and std(x) <= 1 + sum lambda: a
     # temperature above that asks for more than the cap of the prices allows.
     hottest = 4.0 * (1.0 + highest.sum(keepdims=True)) / jnp.sqrt(2.0 * eps)
@@ -136,12 +138,23 @@ def solve_estep(
     y, steps = _minimise(problem, begin)
     weights, kl, gradient = _at(problem, y)
     capped = (y[1:] >= problem.high[1:]) & (gradient[1:] < -1e-3)
+    infeasible = capped.any()
+
+    def weighed() -> tuple[Array, Array, Array]:
+        high = problem.high.at[1:].set(jnp.minimum(highest, max_weight))
+        bounded = problem._replace(high=high)
+        y, _ = _minimise(bounded, begin)
+        weights, kl, _ = _at(bounded, y)
+        return y, weights, kl
+
+    if num_costs:
+        y, weights, kl = jax.lax.cond(infeasible, weighed, lambda: (y, weights, kl))
     return EStep(
         weights=weights,
         dual=Dual(y[0] * reward_scale, y[1:] * unit),
         kl=kl,
         cost=(weights * cost).sum(-1).mean(-1),
-        infeasible=capped.any(),
+        infeasible=infeasible,
         steps=steps,
     )
 
