@@ -197,7 +197,7 @@ def test_a_budget_is_met_and_one_of_0_lowers_the_cost():
 @pytest.mark.slow
 def test_a_budget_that_is_spent_early_is_met_by_what_was_measured():
     """As if it was spent evenly, the constraint would allow twice as much."""
-    early = {"rounds": 60, "num_updates": 30, "task": Probe(first=5)}
+    early = {"rounds": 90, "num_updates": 30, "task": Probe(first=5)}
     # The newest ten rounds, so that the first means are forgotten in time.
     budget = {"cost_budget": (BUDGET / 4,), "estep_newest": 1600}
     measured = learn(agent_of("CVPO", **budget), **early)

@@ -205,9 +205,10 @@ class CVPOConfig(OffPolicyConfig):
       num_samples: N, actions drawn from the old policy for each observation.
       estep_kl: KL of the weights from the old policy, mean over observations [nat].
       max_multiplier: cap of the E-step's multipliers, in reward per cost; a batch that
-        asks for more than its caps is called infeasible.
-      init_cost_weight: another cap, of `lambda std(Q_c) / std(Q_r)`, before any
-        episode, in [0.05, 20], where it stays; None leaves `max_multiplier` alone.
+        asks for more is called infeasible.
+      init_cost_weight: cap of `lambda std(Q_c) / std(Q_r)` in an infeasible batch,
+        before any episode, in [0.05, 20], where it stays; None leaves `max_multiplier`
+        alone.
       cost_weight_rate: by which its logarithm moves after each round of episodes, for
         an excess of one budget.
       mstep_kl_mean: KL that a change of the means may make from the old policy [nat].

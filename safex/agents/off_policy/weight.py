@@ -1,4 +1,4 @@
-"""How much a cost may weigh beside the reward in an E-step."""
+"""How much a cost may weigh beside the reward where an E-step has no price for it."""
 
 import dataclasses
 import math
@@ -14,7 +14,7 @@ _WORST_EXCESS = 2.0
 
 
 class CostWeight(Protocol):
-    """Bounds of `lambda std(Q_c) / std(Q_r)`.
+    """Bounds of `lambda std(Q_c) / std(Q_r)` in infeasible batches.
 
     A std is the root mean square, over all observations and actions of a batch, of what
     is left when each observation's mean is taken off.
@@ -63,10 +63,10 @@ class AccountedWeight:
     """A bound that is moved by what episodes cost.
 
     Which states a batch shows moves its mean Q_c by more than weights within a small KL
-    can: most batches have either no price or none that is enough. With a high cap the
-    latter forget the reward, so that a task is not learned before its costs are. A
-    bound follows the account, as a Lagrangian agent's price does: it rises while
-    episodes cost more than their budget, each round's excess counted up to two budgets.
+    can: most batches have either no price or none that is enough. If the latter forgot
+    the reward, a task would not be learned before its costs are. The bound follows the
+    account, as a Lagrangian agent's price does: it rises while episodes cost more than
+    their budget, each round's excess counted up to two budgets.
 
     Attributes:
       cost_budget: C allowed costs of an episode.
