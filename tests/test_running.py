@@ -8,6 +8,7 @@ import yaml
 from rich.console import Console
 
 from experiments import calibrate, running, training
+from experiments.folders import revision
 from experiments.grid import Point, traced_of
 from experiments.jobs import Job, Unit
 from safex.agents.mpc import MPCAgent
@@ -41,6 +42,18 @@ def test_every_point_says_what_it_is_before_any_is_trained(tmp_path, monkeypatch
             # As calibrate reads it.
             found = calibrate.read_settings(calibrate._parse([str(point)]))
             assert found.env.settings.mass == mass
+
+
+def test_a_summary_made_again_names_the_revision_that_its_run_was_begun_with(tmp_path):
+    config = read("method=safe")
+    env = running.build_env(config)
+    agent = running.build_agent(config, env, check=False)
+    (tmp_path / "revision.txt").write_text("abc\n")
+    assert running.run_info(config, agent, env, tmp_path).revision == "abc"
+    model_free = read("method=cvpo")
+    assert running.model_free_info(model_free, env, tmp_path).revision == "abc"
+    (tmp_path / "revision.txt").unlink()
+    assert running.run_info(config, agent, env, tmp_path).revision == revision()
 
 
 def test_pictures_that_fail_cost_no_number(tmp_path, monkeypatch):
