@@ -291,21 +291,20 @@ def test_what_is_measured_is_of_the_steps_and_episodes_of_a_call():
 
     def said(state, replay, cost, fresh):
         key = jax.random.key(2)
-        new = hear(key, state, state, critics, replay, jnp.asarray([cost]), fresh)
-        return new.measured, new
+        return hear(key, state, state, critics, replay, jnp.asarray([cost]), fresh)
 
     first = state
-    _, state = said(state, replay, jnp.nan, jnp.asarray(False))
+    state = said(state, replay, jnp.nan, jnp.asarray(False))
     assert_close(state.measured, first.measured)
     assert_close(state.weight, first.weight)
-    _, state = said(state, replay, 3.0, jnp.asarray(True))
+    state = said(state, replay, 3.0, jnp.asarray(True))
     before = state.measured
     # A budget of 25, of which 22 were not spent.
     assert_close(state.weight, first.weight - 0.03 * 22 / 25)
     assert int(before.written) == 10
     block = jax.tree.map(lambda x: x[:5], replay.transitions)
     block = block._replace(obs=jnp.full_like(block.obs, 4.0))
-    new, _ = said(state, append(replay, block), 7.0, jnp.asarray(True))
+    new = said(state, append(replay, block), 7.0, jnp.asarray(True)).measured
     # Ten steps of a window of 40, each of Q_c 2 by the target critics.
     np.testing.assert_allclose(new.value, 0.75 * before.value + 0.25 * 2.0, rtol=1e-5)
     np.testing.assert_allclose(new.cost, 0.75 * before.cost + 0.25 * 7.0, rtol=1e-5)

@@ -14,9 +14,10 @@ OFF_POLICY_KINDS = ("SAC", "TD3", "DDPG", "SACLag", "TD3Lag", "DDPGLag", "CVPO")
 # after a costly round the slope alone prices the next one off, and so on by turns; and
 # what is left of the excess is priced in thousands of rounds.
 _FSRL_PID = PIDConfig(k_p=0.05, k_i=0.0005, k_d=0.1)
+_EPISODIC_PID = PIDConfig(k_p=0.05, k_i=0.01, k_d=0.1, smoothing=0.8)
+
 # Least and most that a cost may weigh beside the reward.
 COST_WEIGHTS = (0.05, 20.0)
-_EPISODIC_PID = PIDConfig(k_p=0.05, k_i=0.01, k_d=0.1, smoothing=0.8)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -173,12 +173,13 @@ class VariationalPolicy:
         stored = replay.transitions.reward.size
         window = min(self.newest or stored, stored)
         new = self.threshold.update(measured, value, episode_cost, steps, window)
-        moved = state._replace(
-            measured=new._replace(written=replay.written),
-            weight=self.weight.update(state.weight, episode_cost),
-        )
+        new = new._replace(written=replay.written)
+        moved = new, self.weight.update(state.weight, episode_cost)
         # What is not fresh may be anything, NaN too.
-        return jax.tree.map(lambda a, b: jnp.where(fresh, a, b), moved, state)
+        new, weight = jax.tree.map(
+            lambda a, b: jnp.where(fresh, a, b), moved, (measured, state.weight)
+        )
+        return state._replace(measured=new, weight=weight)
 
     def improve(
         self,
